@@ -1,0 +1,4 @@
+//! freeswitch-zammad: tells Zammad about the calls on a FreeSWITCH.
+
+pub mod cti;
+pub mod time;
