@@ -1,0 +1,181 @@
+//! Posts to one Zammad over one pool of kept connections. The only file that names reqwest.
+//!
+//! Never follows a redirect (the token would travel with it), ignores cookies, asks for JSON answers, and
+//! reads no more of an answer than a bound. It says what came back; what that means is [`super::reply`]'s.
+
+use std::error::Error as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER};
+
+use super::reply::{Outcome, Reply};
+
+/// Most bytes of an answer that are read.
+pub const ANSWER_MAX: usize = 64 * 1024;
+/// Body of the probe that changes nothing.
+pub const PROBE: &str = r#"{"direction":"probe"}"#;
+
+/// How long a kept connection may idle: shorter than what servers and proxies allow, so that we close first and
+/// no request is lost to a connection that the other side has just given up.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+
+/// Whether the server's certificate is checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// Against the system's roots.
+    System,
+    /// Against these roots as well: a PEM file.
+    Ca(PathBuf),
+    /// Not at all. Anybody on the way can read and answer.
+    AcceptAnything,
+}
+
+/// Why a client cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The CA file cannot be read.
+    #[error("{}: {source}; name a readable PEM file with ca_file", path.display())]
+    CaUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The CA file holds no certificate.
+    #[error("{}: no PEM certificate in it ({why})", path.display())]
+    CaMalformed {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// reqwest refuses the settings.
+    #[error("the HTTP client cannot be set up: {0}")]
+    Setup(String),
+}
+
+/// One Zammad. Cheap to clone; clones share their connections.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    url: reqwest::Url,
+}
+
+impl Client {
+    /// `url` is the whole endpoint with its token, `timeout` covers one request from connect to the last byte.
+    pub fn new(url: &str, tls: &Tls, timeout: Duration) -> Result<Self, ClientError> {
+        // Fails only if it was installed before, which is what we want.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let url = reqwest::Url::parse(url).map_err(|why| ClientError::Setup(why.to_string()))?;
+        let builder = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(timeout)
+            .timeout(timeout)
+            .pool_idle_timeout(IDLE_MAX)
+            .user_agent(concat!("freeswitch-zammad/", env!("CARGO_PKG_VERSION")));
+        let builder = match tls {
+            Tls::System => builder,
+            Tls::AcceptAnything => builder.tls_danger_accept_invalid_certs(true),
+            Tls::Ca(path) => {
+                let malformed = |why: String| ClientError::CaMalformed { path: path.clone(), why };
+                let pem = std::fs::read(path)
+                    .map_err(|source| ClientError::CaUnreadable { path: path.clone(), source })?;
+                let roots =
+                    reqwest::Certificate::from_pem_bundle(&pem).map_err(|why| malformed(why.to_string()))?;
+                if roots.is_empty() {
+                    return Err(malformed("it is empty".into()));
+                }
+                builder.tls_certs_merge(roots)
+            }
+        };
+        let http = builder.build().map_err(|why| ClientError::Setup(deepest(&why)))?;
+        Ok(Self { http, url })
+    }
+
+    /// Posts one event's JSON body.
+    pub async fn post(&self, body: String) -> Outcome {
+        let request = self
+            .http
+            .post(self.url.clone())
+            .header(ACCEPT, "application/json")
+            .header(CONTENT_TYPE, "application/json")
+            .body(body);
+        let mut response = match request.send().await {
+            Ok(response) => response,
+            Err(why) => return failed(&why),
+        };
+        let status = response.status().as_u16();
+        let retry_after = retry_after(response.headers());
+        let location = text(response.headers(), LOCATION.as_str());
+        let mut body = Vec::new();
+        while body.len() < ANSWER_MAX {
+            match response.chunk().await {
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(ANSWER_MAX - body.len())]),
+                Ok(None) => break,
+                Err(why) => return Outcome::NoAnswer(format!("the answer broke off: {}", deepest(&why))),
+            }
+        }
+        Outcome::Reply(Reply {
+            status,
+            body: String::from_utf8_lossy(&body).into_owned(),
+            retry_after,
+            location,
+        })
+    }
+
+    /// Asks whether events would be accepted, leaving no trace.
+    pub async fn probe(&self) -> Outcome {
+        self.post(PROBE.to_owned()).await
+    }
+}
+
+fn failed(why: &reqwest::Error) -> Outcome {
+    if let Some(tls) = tls_error(why) {
+        return Outcome::Untrusted(tls);
+    }
+    let reason = deepest(why);
+    if why.is_connect() {
+        Outcome::NotSent(if why.is_timeout() { "no connection in time".into() } else { reason })
+    } else if why.is_builder() {
+        Outcome::NotSent(reason)
+    } else if why.is_timeout() {
+        Outcome::NoAnswer("no answer in time".into())
+    } else {
+        Outcome::NoAnswer(reason)
+    }
+}
+
+/// What rustls says, if it was rustls that refused the other side's certificate.
+fn tls_error(why: &reqwest::Error) -> Option<String> {
+    let mut at: Option<&(dyn std::error::Error + 'static)> = why.source();
+    while let Some(error) = at {
+        let rustls = error.downcast_ref::<rustls::Error>().or_else(|| {
+            let io = error.downcast_ref::<std::io::Error>()?;
+            io.get_ref()?.downcast_ref::<rustls::Error>()
+        });
+        if let Some(rustls::Error::InvalidCertificate(why)) = rustls {
+            return Some(why.to_string());
+        }
+        at = error.source();
+    }
+    None
+}
+
+/// The innermost reason: what reqwest wraps around it repeats the URL, and with it the token.
+fn deepest(why: &reqwest::Error) -> String {
+    let mut reason: Option<&(dyn std::error::Error + 'static)> = why.source();
+    while let Some(inner) = reason.and_then(std::error::Error::source) {
+        reason = Some(inner);
+    }
+    reason.map_or_else(|| "the request failed".to_owned(), ToString::to_string)
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    const LONGEST: u64 = 3600;
+    text(headers, RETRY_AFTER.as_str())?.parse().ok().map(|s: u64| Duration::from_secs(s.min(LONGEST)))
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(str::to_owned)
+}

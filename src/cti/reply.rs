@@ -1,0 +1,328 @@
+//! What Zammad's answer to an event means. Pure: the answers table of its Generic CTI, one function per question.
+//!
+//! | answer | verdict |
+//! |---|---|
+//! | 200 with a JSON object | [`Verdict::Done`]; it may carry `reject` (block list) or `dial` (routing) |
+//! | 500 or 422 "… already exists …" on a newCall | [`Verdict::Done`]: it was delivered before |
+//! | another 500 on answer or hangup | [`Verdict::RowUnknown`]: Zammad does not know the call, or failed inside |
+//! | 401, 403, 404, 3xx, 422 "Feature is disabled/not configured", a certificate that does not fit | [`Verdict::Misconfigured`] |
+//! | 400, 413, another 422 | [`Verdict::Refused`]: the event itself is at fault |
+//! | refused, DNS, nothing sent; 408, 429, 502, 503 | [`Verdict::Away`]: surely not processed |
+//! | timeout or reset after sending, 504, any other 5xx, a 200 that is no JSON | [`Verdict::Unsure`]: may have been processed |
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::event::What;
+
+/// What came of one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// An answer, whole.
+    Reply(Reply),
+    /// Nothing of the request reached Zammad: refused, unreachable, unknown host.
+    NotSent(String),
+    /// The request was sent, at least in part, and no whole answer came.
+    NoAnswer(String),
+    /// TLS could not be agreed on: an untrusted or wrong certificate.
+    Untrusted(String),
+}
+
+/// One HTTP answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// Body, lossily decoded, cut to a bound.
+    pub body: String,
+    /// `Retry-After`, if it gives seconds.
+    pub retry_after: Option<Duration>,
+    /// `Location` of a redirect.
+    pub location: Option<String>,
+}
+
+/// What the sender must do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Delivered.
+    Done(Done),
+    /// Zammad has no row for this call, or failed inside, perhaps after saving.
+    RowUnknown(String),
+    /// Surely not processed: try again, not before `after`.
+    Away {
+        /// One sentence.
+        why: String,
+        /// What Zammad asked for.
+        after: Option<Duration>,
+    },
+    /// May have been processed.
+    Unsure(String),
+    /// A person must mend the configuration, here or in Zammad. No event is at fault.
+    Misconfigured(String),
+    /// This event will never be accepted.
+    Refused(String),
+}
+
+/// How an event was delivered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// Accepted.
+    Accepted,
+    /// The newCall had been delivered before; the row is untouched.
+    AlreadyKnown,
+    /// The caller is on Zammad's block list; the entry stands and still needs its hangup.
+    Rejected {
+        /// Zammad's word for it, usually `busy`.
+        reason: String,
+    },
+    /// Zammad's routing table names a caller id for this outbound call.
+    Dial {
+        /// The number to present.
+        caller_id: String,
+        /// The number to dial.
+        number: String,
+    },
+}
+
+/// What the outcome of posting `what` means.
+#[must_use]
+pub fn judge(what: &What, outcome: &Outcome) -> Verdict {
+    let reply = match outcome {
+        Outcome::Reply(reply) => reply,
+        Outcome::NotSent(why) => return Verdict::Away { why: why.clone(), after: None },
+        Outcome::NoAnswer(why) => return Verdict::Unsure(why.clone()),
+        Outcome::Untrusted(why) => return untrusted(why),
+    };
+    let error = error_text(&reply.body);
+    match reply.status {
+        200..=299 => success(reply),
+        500 | 422 if matches!(what, What::NewCall { .. }) && error.contains("already exists") => {
+            Verdict::Done(Done::AlreadyKnown)
+        }
+        500 if !matches!(what, What::NewCall { .. }) => Verdict::RowUnknown(said(reply)),
+        _ => faulty(reply),
+    }
+}
+
+/// What the outcome of the probe (`{"direction":"probe"}`) means: [`Verdict::Done`] if events would be accepted.
+///
+/// Zammad checks enabled, configured, token and then the direction, so it answers 422 about the direction
+/// exactly when everything a person must set is right; and nothing is created.
+#[must_use]
+pub fn judge_probe(outcome: &Outcome) -> Verdict {
+    let reply = match outcome {
+        Outcome::Reply(reply) => reply,
+        Outcome::NotSent(why) | Outcome::NoAnswer(why) => {
+            return Verdict::Away { why: why.clone(), after: None };
+        }
+        Outcome::Untrusted(why) => return untrusted(why),
+    };
+    if reply.status == 422 && error_text(&reply.body).contains("direction") {
+        return Verdict::Done(Done::Accepted);
+    }
+    match faulty(reply) {
+        Verdict::Unsure(why) => Verdict::Away { why, after: reply.retry_after },
+        Verdict::Refused(why) => Verdict::Misconfigured(format!("this is not Zammad's CTI: {why}")),
+        verdict @ (Verdict::Done(_)
+        | Verdict::RowUnknown(_)
+        | Verdict::Away { .. }
+        | Verdict::Misconfigured(_)) => verdict,
+    }
+}
+
+fn success(reply: &Reply) -> Verdict {
+    let Ok(Value::Object(object)) = serde_json::from_str(&reply.body) else {
+        return Verdict::Unsure(format!("an answer that is not Zammad's: {}", said(reply)));
+    };
+    let text = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    Verdict::Done(match object.get("action").and_then(Value::as_str) {
+        Some("reject") => Done::Rejected { reason: text("reason") },
+        Some("dial") => Done::Dial { caller_id: text("caller_id"), number: text("number") },
+        Some(_) | None => Done::Accepted,
+    })
+}
+
+fn faulty(reply: &Reply) -> Verdict {
+    let said = said(reply);
+    let error = error_text(&reply.body);
+    match reply.status {
+        300..=399 => {
+            let to = reply.location.as_deref().unwrap_or("elsewhere");
+            Verdict::Misconfigured(format!(
+                "Zammad redirects to {}: set the URL it really has",
+                without_token(to)
+            ))
+        }
+        401 => Verdict::Misconfigured(format!(
+            "Zammad does not know this token: copy the URL again from its settings, System > Integrations > CTI ({said})"
+        )),
+        403 | 404 | 405 | 407 => {
+            Verdict::Misconfigured(format!("nothing accepts events at this URL ({said})"))
+        }
+        422 if error.contains("disabled") || error.contains("not configured") => {
+            Verdict::Misconfigured(format!(
+                "Zammad's CTI integration is off: switch it on under System > Integrations > CTI ({said})"
+            ))
+        }
+        // nginx, when http is spoken to its https port
+        400 if error.contains("HTTPS port") => {
+            Verdict::Misconfigured(format!("the URL must begin with https:// ({said})"))
+        }
+        400..=499 if !matches!(reply.status, 408 | 425 | 429) => Verdict::Refused(said),
+        408 | 425 | 429 | 502 | 503 | 521..=523 => Verdict::Away { why: said, after: reply.retry_after },
+        _ => Verdict::Unsure(said),
+    }
+}
+
+fn untrusted(why: &str) -> Verdict {
+    Verdict::Misconfigured(format!(
+        "Zammad's certificate is not trusted ({why}): name its CA with ca_file, or correct the host in the URL"
+    ))
+}
+
+/// The text of Zammad's `error`, or the whole body where it is no JSON.
+fn error_text(body: &str) -> String {
+    match serde_json::from_str::<Value>(body) {
+        Ok(Value::Object(object)) => match object.get("error") {
+            Some(Value::String(text)) => text.clone(),
+            Some(_) | None => body.to_owned(),
+        },
+        Ok(_) | Err(_) => body.to_owned(),
+    }
+}
+
+/// Status and what was said, short enough for a log line, without markup.
+fn said(reply: &Reply) -> String {
+    const SHOWN: usize = 160;
+    let mut text = String::new();
+    let mut in_tag = false;
+    for c in error_text(&reply.body).chars() {
+        match c {
+            '<' => in_tag = true,
+            '>' => in_tag = false,
+            _ if in_tag => {}
+            c if c.is_whitespace() || c.is_control() => {
+                if !text.is_empty() && !text.ends_with(' ') {
+                    text.push(' ');
+                }
+            }
+            c => text.push(c),
+        }
+        if text.chars().count() >= SHOWN {
+            text.push('…');
+            break;
+        }
+    }
+    match text.trim_end() {
+        "" => format!("HTTP {}", reply.status),
+        text => format!("HTTP {}: {text}", reply.status),
+    }
+}
+
+/// A redirect target carries our token in its path.
+fn without_token(url: &str) -> String {
+    match url.find("/cti/") {
+        Some(at) => format!("{}/cti/****", &url[..at]),
+        None => url.chars().take(200).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cti::cause::Cause;
+
+    const NEW_CALL: What = What::NewCall { user: None, queue: None };
+    const ANSWER: What = What::Answer { answering_number: None, user: None };
+    const HANGUP: What = What::Hangup { cause: Cause::Cancel };
+
+    #[test]
+    fn the_answers_table_holds_line_by_line() {
+        let done = |done| Verdict::Done(done);
+        assert_eq!(judge(&NEW_CALL, &reply(200, "{}")), done(Done::Accepted));
+        assert_eq!(
+            judge(&NEW_CALL, &reply(200, r#"{"action":"reject","reason":"busy"}"#)),
+            done(Done::Rejected { reason: "busy".into() })
+        );
+        assert_eq!(
+            judge(&NEW_CALL, &reply(200, r#"{"action":"dial","caller_id":"41","number":"42"}"#)),
+            done(Done::Dial { caller_id: "41".into(), number: "42".into() })
+        );
+        for known in ["This object already exists.", "Object already exists!"] {
+            for status in [500, 422] {
+                let body = format!(r#"{{"error":"{known}","error_human":"{known}"}}"#);
+                assert_eq!(judge(&NEW_CALL, &reply(status, &body)), done(Done::AlreadyKnown));
+            }
+        }
+        let error_id = r#"{"error":"Error ID 6b5dD7-x: Please contact your administrator."}"#;
+        assert!(matches!(judge(&ANSWER, &reply(500, error_id)), Verdict::RowUnknown(_)));
+        assert!(matches!(judge(&HANGUP, &reply(500, "<html>We're sorry</html>")), Verdict::RowUnknown(_)));
+        assert!(matches!(judge(&NEW_CALL, &reply(500, error_id)), Verdict::Unsure(_)));
+        for (status, body) in [
+            (401, r#"{"error":"Invalid token, please contact your admin!"}"#),
+            (422, r#"{"error":"Feature is disabled, please contact your administrator!"}"#),
+            (422, r#"{"error":"Feature not configured, please contact your admin!"}"#),
+            (403, ""),
+            (404, "<h1>404: Not Found</h1>"),
+            (301, ""),
+            (302, ""),
+            (307, ""),
+            (400, "<center>The plain HTTP request was sent to HTTPS port</center>"),
+        ] {
+            assert!(
+                matches!(judge(&HANGUP, &reply(status, body)), Verdict::Misconfigured(_)),
+                "{status} {body}"
+            );
+        }
+        for (status, body) in [
+            (422, r#"{"error":"Invalid 'direction'!"}"#),
+            (422, error_id),
+            (422, r#"{"error":"Attribute 'from\" of relation \"cti_logs' required!"}"#),
+            (400, ""),
+            (413, "<h1>413 Request Entity Too Large</h1>"),
+        ] {
+            assert!(matches!(judge(&NEW_CALL, &reply(status, body)), Verdict::Refused(_)), "{status} {body}");
+        }
+        for status in [408, 429, 502, 503] {
+            assert!(matches!(judge(&HANGUP, &reply(status, "<html>")), Verdict::Away { .. }), "{status}");
+        }
+        for outcome in [reply(504, "<html>"), reply(520, ""), reply(200, "<html>hello"), reply(200, "")] {
+            assert!(matches!(judge(&HANGUP, &outcome), Verdict::Unsure(_)), "{outcome:?}");
+        }
+        assert!(matches!(judge(&HANGUP, &Outcome::NotSent("refused".into())), Verdict::Away { .. }));
+        assert!(matches!(judge(&HANGUP, &Outcome::NoAnswer("reset".into())), Verdict::Unsure(_)));
+        assert!(matches!(judge(&HANGUP, &Outcome::Untrusted("expired".into())), Verdict::Misconfigured(_)));
+    }
+
+    #[test]
+    fn the_probe_knows_a_healthy_zammad() {
+        let direction = reply(422, r#"{"error":"Invalid 'direction'!"}"#);
+        assert_eq!(judge_probe(&direction), Verdict::Done(Done::Accepted));
+        assert!(matches!(
+            judge_probe(&reply(401, r#"{"error":"Invalid token"}"#)),
+            Verdict::Misconfigured(_)
+        ));
+        assert!(matches!(judge_probe(&reply(200, "<html>welcome")), Verdict::Away { .. }));
+        assert!(matches!(judge_probe(&reply(502, "")), Verdict::Away { .. }));
+        assert!(matches!(judge_probe(&reply(500, "{}")), Verdict::Away { .. }));
+        assert!(matches!(judge_probe(&reply(400, "")), Verdict::Misconfigured(_)));
+        assert!(matches!(judge_probe(&Outcome::NoAnswer("timeout".into())), Verdict::Away { .. }));
+    }
+
+    #[test]
+    fn a_token_in_a_redirect_is_not_repeated() {
+        let outcome = Outcome::Reply(Reply {
+            status: 301,
+            body: String::new(),
+            retry_after: None,
+            location: Some("https://new.example.test/api/v1/cti/s3cret".into()),
+        });
+        let Verdict::Misconfigured(why) = judge(&HANGUP, &outcome) else { panic!("{outcome:?}") };
+        assert!(why.contains("https://new.example.test/api/v1/cti/****") && !why.contains("s3cret"));
+    }
+
+    fn reply(status: u16, body: &str) -> Outcome {
+        Outcome::Reply(Reply { status, body: body.into(), retry_after: None, location: None })
+    }
+}

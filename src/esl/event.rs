@@ -1,0 +1,253 @@
+//! One event: its headers, decoded only when asked for, and its own body if it has one.
+//!
+//! Values are percent-encoded; `+` is a plus and never a space. A byte that is no UTF-8 after decoding (a
+//! Latin-1 caller name) becomes U+FFFD: a strange name is no lost event. Header names match whole: phone legs
+//! carry copies such as `variable_Event-Name`. Where a name stands twice (`Hangup-Cause` does), the first counts.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use memchr::memmem;
+use percent_encoding::percent_decode;
+
+use super::frame::{decimal, lines, split};
+
+/// Most headers that an event may have. FreeSWITCH's longest have some 400.
+pub const HEADERS_MAX: usize = 8192;
+
+/// What an event is about, as far as we subscribe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Name {
+    /// A leg came into being.
+    ChannelCreate,
+    /// A leg was answered, by a phone or by the switch itself.
+    ChannelAnswer,
+    /// Two legs were joined.
+    ChannelBridge,
+    /// Two legs were parted.
+    ChannelUnbridge,
+    /// A leg ended; the last that is heard of it.
+    ChannelHangupComplete,
+    /// A leg changed its Unique-ID.
+    ChannelUuid,
+    /// The answer to `uuid_dump`: a leg as it is now.
+    ChannelData,
+    /// The switch is alive.
+    Heartbeat,
+    /// The switch is going down.
+    Shutdown,
+    /// A `bgapi` command has finished; its output is the body.
+    BackgroundJob,
+    /// A module's own event; which one stands in Event-Subclass.
+    Custom,
+    /// Anything else.
+    Other,
+}
+
+impl Name {
+    fn of(text: &[u8]) -> Self {
+        match text {
+            b"CHANNEL_CREATE" => Self::ChannelCreate,
+            b"CHANNEL_ANSWER" => Self::ChannelAnswer,
+            b"CHANNEL_BRIDGE" => Self::ChannelBridge,
+            b"CHANNEL_UNBRIDGE" => Self::ChannelUnbridge,
+            b"CHANNEL_HANGUP_COMPLETE" => Self::ChannelHangupComplete,
+            b"CHANNEL_UUID" => Self::ChannelUuid,
+            b"CHANNEL_DATA" => Self::ChannelData,
+            b"HEARTBEAT" => Self::Heartbeat,
+            b"SHUTDOWN" => Self::Shutdown,
+            b"BACKGROUND_JOB" => Self::BackgroundJob,
+            b"CUSTOM" => Self::Custom,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// An event that cannot be read. The stream itself is intact: this one event is skipped and counted.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum EventError {
+    /// The header block does not end, or a line in it is no header.
+    #[error("an event's headers are malformed near {0:?}")]
+    Malformed(String),
+    /// No Event-Name.
+    #[error("an event without Event-Name")]
+    NoName,
+    /// More than [`HEADERS_MAX`] headers.
+    #[error("an event with more than {HEADERS_MAX} headers")]
+    TooManyHeaders,
+    /// The inner Content-Length does not fit what is there.
+    #[error("an event's own Content-Length does not fit its frame")]
+    BadLength,
+}
+
+/// One event. Cheap to clone: it borrows from the bytes that were read.
+#[derive(Clone, Debug)]
+pub struct Event {
+    name: Name,
+    block: Bytes,
+    /// Where each header's name starts, how long it is, and where its value ends, within `block`.
+    spans: Vec<Span>,
+    body: Bytes,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: u32,
+    name_len: u16,
+    end: u32,
+}
+
+impl Event {
+    /// Reads the body of a `text/event-plain` frame.
+    pub fn parse(frame_body: &Bytes) -> Result<Self, EventError> {
+        let end = memmem::find(frame_body, b"\n\n").unwrap_or(frame_body.len());
+        let block = frame_body.slice(..end);
+        let mut spans = Vec::with_capacity(160);
+        let mut start = 0;
+        let mut inner_len = None;
+        let mut name = None;
+        for line in lines(&block) {
+            let Some((header, value)) = split(line) else {
+                let shown = &line[..line.len().min(60)];
+                return Err(EventError::Malformed(String::from_utf8_lossy(shown).into_owned()));
+            };
+            if spans.len() == HEADERS_MAX {
+                return Err(EventError::TooManyHeaders);
+            }
+            match header {
+                b"Event-Name" if name.is_none() => name = Some(Name::of(value)),
+                b"Content-Length" if inner_len.is_none() => {
+                    inner_len = Some(decimal(value).ok_or(EventError::BadLength)?);
+                }
+                _ => {}
+            }
+            let fits = |n: usize| u32::try_from(n).map_err(|_| EventError::BadLength);
+            let name_len = u16::try_from(header.len())
+                .map_err(|_| EventError::Malformed(String::from_utf8_lossy(&header[..60]).into_owned()))?;
+            spans.push(Span { start: fits(start)?, name_len, end: fits(start + line.len())? });
+            start += line.len() + 1;
+        }
+        let after = frame_body.len().min(end + 2);
+        let body = match inner_len {
+            Some(len) if after + len <= frame_body.len() => frame_body.slice(after..after + len),
+            Some(_) => return Err(EventError::BadLength),
+            None => Bytes::new(),
+        };
+        Ok(Self { name: name.ok_or(EventError::NoName)?, block, spans, body })
+    }
+
+    /// What it is about.
+    #[must_use]
+    pub const fn name(&self) -> Name {
+        self.name
+    }
+
+    /// The event's own body; empty for most.
+    #[must_use]
+    pub const fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The decoded value of a header; `None` if it is not there. An empty value is `Some("")`.
+    #[must_use]
+    pub fn get(&self, header: &str) -> Option<Cow<'_, str>> {
+        let raw = self.raw(header)?;
+        if memchr::memchr(b'%', raw).is_none() {
+            return Some(String::from_utf8_lossy(raw));
+        }
+        Some(match percent_decode(raw).decode_utf8_lossy() {
+            Cow::Borrowed(text) => Cow::Borrowed(text),
+            Cow::Owned(text) => Cow::Owned(text),
+        })
+    }
+
+    /// As [`Event::get`], but an empty value counts as absent.
+    #[must_use]
+    pub fn some(&self, header: &str) -> Option<Cow<'_, str>> {
+        self.get(header).filter(|v| !v.is_empty())
+    }
+
+    /// Whether a header stands there with exactly this value.
+    #[must_use]
+    pub fn is(&self, header: &str, value: &str) -> bool {
+        self.get(header).is_some_and(|v| v == value)
+    }
+
+    /// When the switch made the event, in milliseconds since 1970 by the switch's clock.
+    #[must_use]
+    pub fn timestamp_ms(&self) -> Option<u64> {
+        self.get("Event-Date-Timestamp")?.parse::<u64>().ok().map(|micros| micros / 1000)
+    }
+
+    /// Every header and its decoded value, in the order in which they came.
+    pub fn headers(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+        self.spans.iter().map(|span| {
+            let (name, value) = self.parts(*span);
+            (String::from_utf8_lossy(name), percent_decode(value).decode_utf8_lossy())
+        })
+    }
+
+    fn raw(&self, header: &str) -> Option<&[u8]> {
+        let wanted = header.as_bytes();
+        self.spans
+            .iter()
+            .filter(|span| usize::from(span.name_len) == wanted.len())
+            .map(|span| self.parts(*span))
+            .find(|(name, _)| *name == wanted)
+            .map(|(_, value)| value)
+    }
+
+    fn parts(&self, span: Span) -> (&[u8], &[u8]) {
+        let line = &self.block[span.start as usize..span.end as usize];
+        let (name, value) = line.split_at(usize::from(span.name_len));
+        let value = &value[1..];
+        (name, value.strip_prefix(b" ").unwrap_or(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(text: &'static [u8]) -> Result<Event, EventError> {
+        Event::parse(&Bytes::from_static(text))
+    }
+
+    #[test]
+    fn values_are_decoded_and_names_match_whole() {
+        let e = event(b"Event-Name: CHANNEL_ANSWER\nvariable_Event-Name: REQUEST_PARAMS\nA: %2B49%20+1%25\nEmpty: \nNothing:\nHangup-Cause: X\nHangup-Cause: Y\n\n").unwrap();
+        assert_eq!(e.name(), Name::ChannelAnswer);
+        assert_eq!(e.get("A").unwrap(), "+49 +1%");
+        assert_eq!(e.get("Empty").unwrap(), "");
+        assert_eq!(e.get("Nothing").unwrap(), "");
+        assert_eq!(e.some("Empty"), None);
+        assert_eq!(e.get("Absent"), None);
+        assert_eq!(e.get("event-name"), None);
+        assert_eq!(e.get("Hangup-Cause").unwrap(), "X");
+    }
+
+    #[test]
+    fn a_latin1_name_is_a_strange_name_and_no_lost_event() {
+        let e = event(b"Event-Name: CHANNEL_CREATE\nCaller-Caller-ID-Name: J%FCrgen\nRaw: J\xfcrgen\n\n")
+            .unwrap();
+        assert_eq!(e.get("Caller-Caller-ID-Name").unwrap(), "J\u{fffd}rgen");
+        assert_eq!(e.get("Raw").unwrap(), "J\u{fffd}rgen");
+    }
+
+    #[test]
+    fn an_inner_body_is_cut_at_its_own_length() {
+        let e = event(b"Event-Name: BACKGROUND_JOB\nContent-Length: 5\n\n+OK x\n\n").unwrap();
+        assert_eq!(&e.body()[..], b"+OK x");
+        assert_eq!(
+            event(b"Event-Name: BACKGROUND_JOB\nContent-Length: 50\n\n+OK").unwrap_err(),
+            EventError::BadLength
+        );
+    }
+
+    #[test]
+    fn what_is_no_event_says_so() {
+        assert_eq!(event(b"Core-UUID: x\n\n").unwrap_err(), EventError::NoName);
+        assert_eq!(event(b"").unwrap_err(), EventError::NoName);
+        assert!(matches!(event(b"Event-Name: X\nnonsense\n\n"), Err(EventError::Malformed(_))));
+    }
+}
