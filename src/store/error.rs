@@ -1,0 +1,142 @@
+//! What can go wrong with the store, and what a person does about it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Why the store did not do what it was asked. Cheap to clone: one failed write answers a whole group.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has the store open.
+    #[error(
+        "the store in {} is held by another process; stop that process, or ask the running daemon instead",
+        .path.display()
+    )]
+    Locked {
+        /// sled's directory.
+        path: PathBuf,
+    },
+    /// The directory cannot be created, or not written to.
+    #[error(
+        "the store cannot write to {}: {source}; give it a directory that this user may write to",
+        .path.display()
+    )]
+    NotWritable {
+        /// What was to be created or opened.
+        path: PathBuf,
+        /// The system's answer.
+        source: Arc<io::Error>,
+    },
+    /// A newer program has written here. Nothing was touched.
+    #[error(
+        "{} says format {found}, this program knows formats up to {known}; run the newer program again",
+        .path.display()
+    )]
+    NewerFormat {
+        /// The number on disk.
+        found: u32,
+        /// The newest number this program knows.
+        known: u32,
+        /// Where the number stands.
+        path: PathBuf,
+    },
+    /// What was read is not what was written. Rows beside a damaged row are not affected.
+    #[error("the store is damaged: {place}: {reason}")]
+    Damaged {
+        /// Where.
+        place: Place,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// The disk refused. If it was a write, nothing more is written through this handle: after a failed sync
+    /// nobody knows what the disk holds. Open the store again.
+    #[error("the disk failed the store in {}: {source}; check space and disk, then start again", .path.display())]
+    Io {
+        /// The file or directory concerned.
+        path: PathBuf,
+        /// The system's answer.
+        source: Arc<io::Error>,
+    },
+    /// Something to store is over its bound. Nothing of the same call was stored.
+    #[error("{what} has {bytes} bytes, the store takes at most {max}")]
+    TooLarge {
+        /// What is too large.
+        what: String,
+        /// Its size.
+        bytes: usize,
+        /// The bound.
+        max: usize,
+    },
+    /// The store was closed, or its writer has ended.
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl StoreError {
+    /// Whether trying again cannot help until a person (or the calling program) changes something.
+    ///
+    /// `Locked` passes when the other process ends, `Io` when the disk has room again.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::NotWritable { .. }
+            | Self::NewerFormat { .. }
+            | Self::Damaged { .. }
+            | Self::TooLarge { .. }
+            | Self::Closed => true,
+            Self::Locked { .. } | Self::Io { .. } => false,
+        }
+    }
+
+    /// The system's answer while the store was being opened or created at `path`.
+    pub(super) fn at_open(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        let refused = matches!(
+            source.kind(),
+            io::ErrorKind::PermissionDenied
+                | io::ErrorKind::ReadOnlyFilesystem
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::IsADirectory
+                | io::ErrorKind::AlreadyExists
+        );
+        let source = Arc::new(source);
+        if refused { Self::NotWritable { path, source } } else { Self::Io { path, source } }
+    }
+
+    /// The system's answer while the store was in use.
+    pub(super) fn io(path: &Path, source: io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source: Arc::new(source) }
+    }
+
+    /// A file or directory that is not what it should be.
+    pub(super) fn damaged_file(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Damaged { place: Place::File(path.to_owned()), reason: reason.into() }
+    }
+}
+
+/// Where damage was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// One stored value.
+    Row {
+        /// The tree's name.
+        tree: &'static str,
+        /// The key: a decimal [`Seq`](super::Seq) where the tree is keyed by one, else the key's text.
+        key: String,
+        /// The position in the queue, where there is one:
+        /// [`Settle::Removed`](super::Settle::Removed) takes the row away.
+        seq: Option<super::Seq>,
+    },
+    /// A whole file or directory.
+    File(PathBuf),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Row { tree, key, seq: _ } => write!(f, "row {key} of tree {tree}"),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! One transaction in the making: requests in, changes out. What the requests so far change is seen before what
+//! is on disk, so that a group behaves as if its requests came one after the other. Writes nothing itself and
+//! reads no clock: "now" is the latest moment that a request of the group names.
+
+use super::error::StoreError;
+use super::record::{self, LEDGER, Ledger, Stored, piece_key, seal, seq_key, seq_of};
+use super::sled::{Changes, Disk, Tree};
+use super::{Dead, Delivered, Limits, Pending, Seq, Settle, Trimmed};
+use crate::time::UnixMillis;
+
+/// Most rows of one tree that one group trims, so that a lowered limit does not hold up the calls.
+const TRIM_MAX: usize = 256;
+
+/// An event to accept, encoded.
+pub(super) struct NewEvent {
+    pub(super) id: String,
+    pub(super) payload: Vec<u8>,
+}
+
+/// A state value to put in the place of the old one, in pieces; without any, the old one is removed.
+pub(super) struct NewState {
+    pub(super) name: String,
+    pub(super) pieces: Vec<Vec<u8>>,
+}
+
+pub(super) struct Group<'d> {
+    disk: &'d Disk,
+    changes: Changes,
+    ledger: Ledger,
+    ledger_on_disk: Ledger,
+    /// The latest moment that a request named.
+    now: Option<UnixMillis>,
+}
+
+impl<'d> Group<'d> {
+    pub(super) fn new(disk: &'d Disk, ledger: Ledger) -> Self {
+        Self { disk, changes: Changes::new(), ledger, ledger_on_disk: ledger, now: None }
+    }
+
+    /// What to commit, and the ledger once it is committed.
+    pub(super) fn finish(mut self) -> (Changes, Ledger) {
+        if self.ledger != self.ledger_on_disk {
+            self.put(Tree::Meta, LEDGER.to_vec(), &self.ledger.encode());
+        }
+        (self.changes, self.ledger)
+    }
+
+    /// Takes note of the time.
+    pub(super) fn saw(&mut self, at: UnixMillis) {
+        self.now = self.now.max(Some(at));
+    }
+
+    pub(super) fn accept(
+        &mut self,
+        events: Vec<NewEvent>,
+        state: Vec<NewState>,
+    ) -> Result<Vec<Option<Seq>>, StoreError> {
+        // All reads first: an error must leave nothing of this request in the group.
+        let mut known = Vec::with_capacity(events.len());
+        for event in &events {
+            known.push(self.value(Tree::Ids, event.id.as_bytes())?.is_some());
+        }
+        let mut leftovers = Vec::new();
+        for NewState { name, pieces } in &state {
+            let mut piece = u16::try_from(pieces.len()).expect("the handle bounds a state value");
+            while self.value(Tree::State, &piece_key(name, piece))?.is_some() {
+                leftovers.push(piece_key(name, piece));
+                piece += 1;
+            }
+        }
+
+        let mut seqs = Vec::with_capacity(events.len());
+        for (NewEvent { id, payload }, known) in events.into_iter().zip(known) {
+            // The second look finds an identity that stands twice in this request.
+            let twice = matches!(self.changes.get(&(Tree::Ids, id.as_bytes().to_vec())), Some(Some(_)));
+            seqs.push(if known || twice { None } else { Some(self.append(&id, &payload)) });
+        }
+        for key in leftovers {
+            self.changes.insert((Tree::State, key), None);
+        }
+        for NewState { name, pieces } in state {
+            for (number, piece) in (0..).zip(pieces) {
+                self.put(Tree::State, piece_key(&name, number), &piece);
+            }
+        }
+        Ok(seqs)
+    }
+
+    /// Settles all that can be settled; the error names the first row that could not be read.
+    pub(super) fn settle(&mut self, settles: Vec<Settle>) -> Result<(), StoreError> {
+        let mut outcome = Ok(());
+        for settle in settles {
+            outcome = outcome.and(self.settle_one(settle));
+        }
+        outcome
+    }
+
+    fn settle_one(&mut self, settle: Settle) -> Result<(), StoreError> {
+        match settle {
+            Settle::Delivered { seq, at, note } => {
+                self.saw(at);
+                if let Some(pending) = self.row::<Pending>(seq)? {
+                    self.take::<Pending>(seq);
+                    self.add(seq, &Delivered { pending, delivered: at, note });
+                }
+            }
+            Settle::Dead { seq, at, story } => {
+                self.saw(at);
+                if let Some(pending) = self.row::<Pending>(seq)? {
+                    self.take::<Pending>(seq);
+                    self.add(seq, &Dead { pending, died: at, story });
+                }
+            }
+            Settle::Attempt { seq, at } => {
+                if let Some(pending) = self.row::<Pending>(seq)? {
+                    let begun = Pending { attempt: Some(at), ..pending };
+                    self.put(Tree::Pending, seq_key(seq).to_vec(), &begun.encode());
+                }
+            }
+            Settle::Removed { seq } => {
+                self.forget::<Pending>(seq)?;
+                self.forget::<Dead>(seq)?;
+                self.forget::<Delivered>(seq)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn revive(&mut self, mut seqs: Vec<Seq>) -> Result<Vec<(Seq, Pending)>, StoreError> {
+        seqs.sort_unstable();
+        seqs.dedup();
+        let mut dead = Vec::new();
+        let mut delivered = Vec::new();
+        for &seq in &seqs {
+            dead.extend(self.row::<Dead>(seq)?.map(|row| (seq, row.pending)));
+            delivered.extend(self.row::<Delivered>(seq)?.map(|row| (seq, row.pending)));
+        }
+        for &(seq, _) in &dead {
+            self.take::<Dead>(seq);
+        }
+        for &(seq, _) in &delivered {
+            self.take::<Delivered>(seq);
+        }
+        let mut found = dead;
+        found.append(&mut delivered);
+        found.sort_by_key(|(seq, _)| *seq);
+        Ok(found.into_iter().map(|(_, row)| (self.append(&row.id, &row.encode()), row)).collect())
+    }
+
+    /// Takes away what the limits no longer allow, oldest first. Rows that this very group has settled stay for
+    /// the next.
+    pub(super) fn trim(&mut self, limits: &Limits) -> Trimmed {
+        let &Limits { delivered_max, delivered_age, dead_max, dead_age } = limits;
+        let now = self.now;
+        let old = |at: UnixMillis, age| now.is_some_and(|now| now.since(at) > age);
+        let delivered = self.trim_tree(delivered_max, |row: &Delivered| old(row.delivered, delivered_age));
+        let dead = self.trim_tree(dead_max, |row: &Dead| old(row.died, dead_age));
+        Trimmed { delivered, dead }
+    }
+
+    fn trim_tree<T: Row>(&mut self, max: usize, old: impl Fn(&T) -> bool) -> u64 {
+        let mut trimmed = 0;
+        let mut from = Seq(0);
+        for _ in 0..TRIM_MAX {
+            // Trimming is nobody's request: a disk that cannot be read is told to those who ask for something.
+            let Ok(rows) = self.disk.page(T::TREE, &seq_key(from), 1) else { break };
+            let Some((key, value)) = rows.first() else { break };
+            let Ok(seq) = seq_of(T::TREE, key) else { break };
+            from = Seq(seq.0 + 1);
+            if self.changes.contains_key(&(T::TREE, key.clone())) {
+                continue;
+            }
+            let over = *T::count(&mut self.ledger) > max as u64;
+            // A row that cannot be read has no age; it goes when the number of rows asks for it.
+            let aged = record::open::<T>(T::TREE, key, value).is_ok_and(|row| old(&row));
+            if !(over || aged) || self.forget::<T>(seq).is_err() {
+                break;
+            }
+            trimmed += 1;
+        }
+        trimmed
+    }
+
+    /// Removes a row of any kind, and its identity. A row that cannot be read goes too; its identity stays.
+    fn forget<T: Row>(&mut self, seq: Seq) -> Result<(), StoreError> {
+        let Some(value) = self.value(T::TREE, &seq_key(seq))? else { return Ok(()) };
+        match record::open::<T>(T::TREE, &seq_key(seq), &value) {
+            Ok(row) => {
+                self.changes.insert((Tree::Ids, row.id().as_bytes().to_vec()), None);
+            }
+            Err(error) => tracing::warn!(%error, "damaged row removed"),
+        }
+        self.take::<T>(seq);
+        Ok(())
+    }
+
+    /// Puts an event at the end of the queue.
+    fn append(&mut self, id: &str, payload: &[u8]) -> Seq {
+        let seq = Seq(self.ledger.next_seq);
+        self.ledger.next_seq += 1;
+        self.ledger.pending += 1;
+        self.put(Tree::Pending, seq_key(seq).to_vec(), payload);
+        self.put(Tree::Ids, id.as_bytes().to_vec(), &seq.encode());
+        seq
+    }
+
+    /// Adds a row that was not there.
+    fn add<T: Row>(&mut self, seq: Seq, row: &T) {
+        *T::count(&mut self.ledger) += 1;
+        self.put(T::TREE, seq_key(seq).to_vec(), &row.encode());
+    }
+
+    /// Removes a row that was there.
+    fn take<T: Row>(&mut self, seq: Seq) {
+        *T::count(&mut self.ledger) -= 1;
+        self.changes.insert((T::TREE, seq_key(seq).to_vec()), None);
+    }
+
+    fn put(&mut self, tree: Tree, key: Vec<u8>, payload: &[u8]) {
+        let value = seal(tree, &key, payload);
+        self.changes.insert((tree, key), Some(value));
+    }
+
+    fn row<T: Row>(&self, seq: Seq) -> Result<Option<T>, StoreError> {
+        let key = seq_key(seq);
+        self.value(T::TREE, &key)?.map(|value| record::open(T::TREE, &key, &value)).transpose()
+    }
+
+    fn value(&self, tree: Tree, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.changes.get(&(tree, key.to_vec())) {
+            Some(value) => Ok(value.clone()),
+            None => self.disk.get(tree, key),
+        }
+    }
+}
+
+/// A row of the queue: where it stands, how it is counted, whose it is.
+pub(super) trait Row: Stored {
+    const TREE: Tree;
+    fn count(ledger: &mut Ledger) -> &mut u64;
+    fn id(&self) -> &str;
+}
+
+impl Row for Pending {
+    const TREE: Tree = Tree::Pending;
+    fn count(ledger: &mut Ledger) -> &mut u64 {
+        &mut ledger.pending
+    }
+    fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Row for Dead {
+    const TREE: Tree = Tree::Dead;
+    fn count(ledger: &mut Ledger) -> &mut u64 {
+        &mut ledger.dead
+    }
+    fn id(&self) -> &str {
+        &self.pending.id
+    }
+}
+
+impl Row for Delivered {
+    const TREE: Tree = Tree::Delivered;
+    fn count(ledger: &mut Ledger) -> &mut u64 {
+        &mut ledger.delivered
+    }
+    fn id(&self) -> &str {
+        &self.pending.id
+    }
+}

@@ -1,0 +1,220 @@
+//! Opens the directory, compares formats, and brings older rows up to today's. A store of a newer format is
+//! refused before anything is touched.
+//!
+//! The format's number stands twice. The file `FORMAT` guards: it is read before sled is opened, and raised
+//! before the first step runs, so that an older program refuses from then on. The row `format` in the tree
+//! `meta` records: each step and its number are one transaction, so that an interrupted upgrade goes on where
+//! it stopped.
+//!
+//! Each step is a folder under `migrations/`: a pure function from all rows to all rows, and the rows before
+//! and after that prove it. Steps are never edited once released, so they spell their rows out and use no type
+//! that may change. All rows are in memory while a step runs.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use super::error::StoreError;
+use super::record::{damaged, seal, unseal};
+use super::sled::{self, Changes, Disk, Tree};
+
+#[path = "../../migrations/0001_first_format/mod.rs"]
+mod first_format;
+
+/// All rows of a store, but for its format's number, without their checksums.
+pub(crate) type Rows = BTreeMap<(Tree, Vec<u8>), Vec<u8>>;
+
+/// The format this program reads and writes: that of the last step.
+pub(super) const FORMAT: u32 = 1;
+
+/// Opens the store in `state_dir`, creating or upgrading it.
+pub(super) fn open(state_dir: &Path) -> Result<Disk, StoreError> {
+    create_private_dir(state_dir)?;
+    let file = state_dir.join("FORMAT");
+    let queue = state_dir.join("queue");
+    let found = read_format(&file)?;
+    match found {
+        Some(found) if found > FORMAT => {
+            return Err(StoreError::NewerFormat { found, known: FORMAT, path: file });
+        }
+        None if sled::exists(&queue) => {
+            let reason = "it is missing, although queue/ beside it holds a store; put the number back";
+            return Err(StoreError::damaged_file(&file, reason));
+        }
+        Some(_) | None => {}
+    }
+    // Before FORMAT is raised: an older daemon that is still running must be able to start again.
+    if sled::is_locked(&queue) {
+        return Err(StoreError::Locked { path: queue });
+    }
+    if found != Some(FORMAT) {
+        write_format(state_dir, &file).map_err(|e| StoreError::at_open(&file, e))?;
+    }
+    let disk = Disk::open(&queue)?;
+    sync_dir(state_dir).map_err(|e| StoreError::at_open(state_dir, e))?;
+    upgrade(&disk)?;
+    Ok(disk)
+}
+
+struct Step {
+    /// The folder's name without its number.
+    name: &'static str,
+    apply: fn(Rows) -> Result<Rows, String>,
+}
+
+/// Step `n` makes format `n`; the first is at index 0.
+const STEPS: [Step; FORMAT as usize] = [Step { name: "first_format", apply: first_format::step }];
+
+const FORMAT_KEY: &[u8] = b"format";
+
+fn upgrade(disk: &Disk) -> Result<(), StoreError> {
+    let stands = stored_format(disk)?;
+    if stands > FORMAT {
+        let path = disk.path().to_owned();
+        return Err(StoreError::NewerFormat { found: stands, known: FORMAT, path });
+    }
+    for (number, step) in (1..).zip(&STEPS).skip(stands as usize) {
+        let old = all_rows(disk)?;
+        let mut changes: Changes = old.keys().map(|place| (place.clone(), None)).collect();
+        let new = (step.apply)(old)
+            .map_err(|reason| StoreError::damaged_file(disk.path(), format!("format {number}: {reason}")))?;
+        for ((tree, key), payload) in new {
+            let value = seal(tree, &key, &payload);
+            changes.insert((tree, key), Some(value));
+        }
+        let value = seal(Tree::Meta, FORMAT_KEY, number.to_string().as_bytes());
+        changes.insert((Tree::Meta, FORMAT_KEY.to_vec()), Some(value));
+        disk.commit(&changes)?;
+        disk.sync()?;
+        tracing::info!(format = number, step = step.name, "store brought to format");
+    }
+    Ok(())
+}
+
+/// The format of the rows; 0 for a store in which nothing stands yet.
+fn stored_format(disk: &Disk) -> Result<u32, StoreError> {
+    let Some(value) = disk.get(Tree::Meta, FORMAT_KEY)? else { return Ok(0) };
+    let payload = unseal(Tree::Meta, FORMAT_KEY, &value)?;
+    let number = std::str::from_utf8(payload).ok().and_then(|n| n.parse().ok());
+    number.ok_or_else(|| damaged(Tree::Meta, FORMAT_KEY, "it is no number"))
+}
+
+fn all_rows(disk: &Disk) -> Result<Rows, StoreError> {
+    let mut rows = Rows::new();
+    for tree in Tree::ALL {
+        for (key, value) in disk.page(tree, &[], usize::MAX)? {
+            if (tree, key.as_slice()) != (Tree::Meta, FORMAT_KEY) {
+                let payload = unseal(tree, &key, &value)?.to_vec();
+                rows.insert((tree, key), payload);
+            }
+        }
+    }
+    Ok(rows)
+}
+
+fn create_private_dir(dir: &Path) -> Result<(), StoreError> {
+    // Phone numbers are nobody else's business.
+    let created = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    created.map_err(|e| StoreError::at_open(dir, e))
+}
+
+fn read_format(file: &Path) -> Result<Option<u32>, StoreError> {
+    match fs::read_to_string(file) {
+        Ok(text) => match text.trim().parse() {
+            Ok(number) if number > 0 => Ok(Some(number)),
+            Ok(_) | Err(_) => Err(StoreError::damaged_file(file, "it holds no format number")),
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+            Err(StoreError::damaged_file(file, "it holds no format number"))
+        }
+        Err(e) => Err(StoreError::at_open(file, e)),
+    }
+}
+
+fn write_format(state_dir: &Path, file: &Path) -> io::Result<()> {
+    let new = file.with_extension("new");
+    let mut out = File::create(&new)?;
+    writeln!(out, "{FORMAT}")?;
+    out.sync_all()?;
+    fs::rename(&new, file)?;
+    sync_dir(state_dir)
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::store::record::{LEDGER, Ledger, Stored};
+
+    #[test]
+    fn every_step_turns_its_rows_before_into_its_rows_after() {
+        let folders = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+        let mut listed = Vec::new();
+        for (number, step) in (1..).zip(&STEPS) {
+            let folder = format!("{number:04}_{}", step.name);
+            let before = rows(&folders.join(&folder).join("before.json"));
+            let after = rows(&folders.join(&folder).join("after.json"));
+            assert_eq!((step.apply)(before).map(|rows| shown(&rows)), Ok(shown(&after)), "{folder}");
+            listed.push(folder);
+        }
+        let numbered = fs::read_dir(folders).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap());
+        let mut numbered: Vec<_> = numbered.filter(|name| name.starts_with(char::is_numeric)).collect();
+        numbered.sort();
+        assert_eq!(numbered, listed);
+    }
+
+    #[test]
+    fn todays_ledger_reads_what_the_steps_leave_behind() {
+        let empty = STEPS.iter().try_fold(Rows::new(), |rows, step| (step.apply)(rows)).unwrap();
+        let ledger = Ledger::decode(&empty[&(Tree::Meta, LEDGER.to_vec())]);
+        assert_eq!(ledger, Ok(Ledger { next_seq: 1, pending: 0, dead: 0, delivered: 0 }));
+    }
+
+    #[test]
+    fn an_interrupted_creation_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        write_format(dir.path(), &dir.path().join("FORMAT")).unwrap();
+        Disk::open(&dir.path().join("queue")).unwrap().close().unwrap();
+        let disk = open(dir.path()).unwrap();
+        assert_eq!(stored_format(&disk).unwrap(), FORMAT);
+        assert!(disk.get(Tree::Meta, LEDGER).unwrap().is_some());
+    }
+
+    #[test]
+    fn rows_of_a_newer_format_are_refused_whatever_the_file_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = open(dir.path()).unwrap();
+        let value = seal(Tree::Meta, FORMAT_KEY, b"2");
+        disk.commit(&Changes::from([((Tree::Meta, FORMAT_KEY.to_vec()), Some(value))])).unwrap();
+        disk.close().unwrap();
+        let refused = open(dir.path()).err();
+        assert!(matches!(refused, Some(StoreError::NewerFormat { found: 2, known: 1, .. })), "{refused:?}");
+    }
+
+    /// Rows as the folders spell them: keys as text, payloads as JSON.
+    fn rows(file: &Path) -> Rows {
+        let listed: Vec<Value> = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+        let row = |row: Value| {
+            let tree = Tree::ALL.into_iter().find(|t| t.name() == row["tree"]).unwrap();
+            (
+                (tree, row["key"].as_str().unwrap().as_bytes().to_vec()),
+                row["payload"].to_string().into_bytes(),
+            )
+        };
+        listed.into_iter().map(row).collect()
+    }
+
+    /// Payloads compared as JSON: the order of fields is nobody's promise.
+    fn shown(rows: &Rows) -> Vec<(&'static str, String, Value)> {
+        let key = |key: &[u8]| key.escape_ascii().to_string();
+        rows.iter().map(|((t, k), v)| (t.name(), key(k), serde_json::from_slice(v).unwrap())).collect()
+    }
+}

@@ -1,0 +1,600 @@
+//! The durable store: what is to be delivered, what was, what never could be, and the state of the calls.
+//!
+//! **Promise.** An event that [`Store::accept`] has answered for is still there after `kill -9` and after a
+//! power cut, in its place in the order, together with the call state that was given with it; and it is there
+//! once, however often the same event is accepted. Knows nothing of Zammad's answers, of HTTP or of the switch.
+//!
+//! **Time and threads.** Opening and reading block, for as long as a disk takes: call them where blocking is
+//! allowed. Writing is asynchronous: one thread writes, and takes all that waits as one group, with one sync. A
+//! write whose future is dropped may still happen.
+//!
+//! **What a call promises when it returns.**
+//!
+//! | call | on return |
+//! |---|---|
+//! | [`accept`](Store::accept), [`revive`](Store::revive), [`settle`](Store::settle) with an [`Attempt`](Settle::Attempt) | synced: outlives a power cut |
+//! | other [`settle`](Store::settle), [`trim`](Store::trim) | done, and synced at once after the answer: a power cut within those milliseconds undoes it. A lost delivered mark is one repeat, which at-least-once allows |
+//! | [`close`](Store::close) | all is synced, the directory is free for another process |
+//!
+//! **Identity.** An event's `id` is remembered as long as the event is: while it is pending, then as long as it
+//! is kept as delivered or dead. An event whose id is remembered is not accepted again. So a replay or a
+//! second listener queues nothing twice within [`Limits::delivered_age`]; after that it does.
+//!
+//! **Layout.** Below the state directory stand `FORMAT`, a number in text, and `queue/`, sled's directory, with
+//! these trees:
+//!
+//! | tree | key → value |
+//! |---|---|
+//! | `pending`, `dead`, `delivered` | [`Seq`] → the event and what became of it |
+//! | `ids` | event id → its [`Seq`] |
+//! | `state` | name and piece → a piece of the call tracker's state |
+//! | `meta` | `format` → the number again; `ledger` → the next [`Seq`] and the three counts |
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::cti::event::Event;
+use crate::time::UnixMillis;
+
+mod error;
+mod group;
+mod migrate;
+mod record;
+mod sled;
+mod writer;
+
+pub use error::{Place, StoreError};
+
+use group::{NewEvent, NewState, Row};
+use record::{LEDGER, Ledger, PIECE_MAX, Stored};
+use sled::{Disk, Tree};
+use writer::{Answer, GROUP_MAX, Request};
+
+/// Longest event id and longest state key, in bytes.
+pub const KEY_MAX: usize = 1024;
+/// Largest event, in bytes as stored. Its texts are cut to what Zammad holds first; only a bug is larger.
+pub const EVENT_MAX: usize = 4 * 1024;
+/// Largest state value, in bytes: a call with some thousand legs.
+pub const STATE_MAX: usize = 1024 * 1024;
+
+const _: () = assert!(KEY_MAX + PIECE_MAX <= sled::ROW_MAX, "a piece of state fits a row");
+const _: () = assert!(EVENT_MAX + 6 * record::STORY_MAX <= sled::ROW_MAX, "a dead letter fits a row");
+
+/// A position in the queue. Ever increasing and never given out twice, not even after the queue was empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seq(pub u64);
+
+impl fmt::Display for Seq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// An event that Zammad must still learn. Its texts are stored as they are sent: cut to
+/// [`TEXT_MAX`](crate::cti::event::TEXT_MAX) characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// The event's identity: the same whenever the same thing on the switch is seen. At most [`KEY_MAX`] bytes.
+    pub id: String,
+    /// Which Zammad, by its configured name.
+    pub zammad: String,
+    /// Which switch, by its configured name.
+    pub switch: String,
+    /// What to tell.
+    pub event: Event,
+    /// When it happened on the switch.
+    pub happened: UnixMillis,
+    /// The call had been answered, by a person or the mailbox, before this event.
+    pub answered: bool,
+    /// A request that must not be blindly repeated was begun then.
+    pub attempt: Option<UnixMillis>,
+}
+
+/// An event that was given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dead {
+    /// The event.
+    pub pending: Pending,
+    /// When it was given up.
+    pub died: UnixMillis,
+    /// Why, for a person; stored up to 500 characters.
+    pub story: String,
+}
+
+/// An event that Zammad has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// The event.
+    pub pending: Pending,
+    /// When Zammad answered.
+    pub delivered: UnixMillis,
+    /// What a person may want to know of it; stored up to 500 characters.
+    pub note: Option<String>,
+}
+
+/// What one moment on the switch brings: accepted together or not at all.
+#[derive(Clone, Debug, Default)]
+pub struct Accepting {
+    /// To be delivered, in this order.
+    pub events: Vec<Pending>,
+    /// The call tracker's state after them.
+    pub state: Vec<StateChange>,
+}
+
+/// A change of the call tracker's state, which is opaque here.
+#[derive(Clone, Debug)]
+pub struct StateChange {
+    /// Which value; at most [`KEY_MAX`] bytes.
+    pub key: String,
+    /// The new value, at most [`STATE_MAX`] bytes; `None` removes it. An empty value is a value.
+    pub value: Option<Vec<u8>>,
+}
+
+/// What became of a pending event. A position that is not pending (any more) is left alone.
+#[derive(Clone, Debug)]
+pub enum Settle {
+    /// Zammad has it.
+    Delivered {
+        /// Which.
+        seq: Seq,
+        /// When.
+        at: UnixMillis,
+        /// What a person may want to know of it.
+        note: Option<String>,
+    },
+    /// It is given up.
+    Dead {
+        /// Which.
+        seq: Seq,
+        /// When.
+        at: UnixMillis,
+        /// Why.
+        story: String,
+    },
+    /// A request that must not be blindly repeated is about to be sent. Durable when `settle` returns.
+    Attempt {
+        /// Which.
+        seq: Seq,
+        /// When.
+        at: UnixMillis,
+    },
+    /// A person wants it gone: from pending, dead or delivered, readable or damaged.
+    Removed {
+        /// Which.
+        seq: Seq,
+    },
+}
+
+/// How much of the past is kept. What is over is trimmed with the next write, lowest position first: a row that
+/// was settled late can hold younger ones behind it until its own age is up.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Most delivered events.
+    pub delivered_max: usize,
+    /// Longest time since delivery.
+    pub delivered_age: Duration,
+    /// Most dead letters.
+    pub dead_max: usize,
+    /// Longest time since death.
+    pub dead_age: Duration,
+}
+
+/// How many rows there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// To be delivered.
+    pub pending: u64,
+    /// Given up and kept.
+    pub dead: u64,
+    /// Delivered and kept.
+    pub delivered: u64,
+}
+
+/// How many rows were trimmed since the store was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trimmed {
+    /// Delivered events.
+    pub delivered: u64,
+    /// Dead letters.
+    pub dead: u64,
+}
+
+/// The open store. Clones are cheap and share it; dropping the last one writes out and waits for the writer.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+impl Store {
+    /// Opens the store in `state_dir`, creating (for this user alone) or upgrading it. Blocks.
+    ///
+    /// # Errors
+    /// [`Locked`](StoreError::Locked), [`NotWritable`](StoreError::NotWritable),
+    /// [`NewerFormat`](StoreError::NewerFormat) (nothing was touched), [`Damaged`](StoreError::Damaged),
+    /// [`Io`](StoreError::Io).
+    pub fn open(state_dir: &Path, limits: Limits) -> Result<Self, StoreError> {
+        let disk = migrate::open(state_dir)?;
+        let ledger = match disk.get(Tree::Meta, LEDGER)? {
+            Some(value) => record::open::<Ledger>(Tree::Meta, LEDGER, &value)?,
+            None => return Err(record::damaged(Tree::Meta, LEDGER, "it is missing")),
+        };
+        let shared = Arc::new(Shared {
+            disk: RwLock::new(Some(disk)),
+            totals: Mutex::new((counts(&ledger), Trimmed::default())),
+        });
+        let (requests, waiting) = mpsc::channel(GROUP_MAX);
+        let thread = std::thread::Builder::new().name("store-writer".to_owned());
+        let thread = thread.spawn({
+            let shared = Arc::clone(&shared);
+            move || writer::run(waiting, ledger, limits, shared)
+        });
+        let thread = thread.map_err(|e| StoreError::io(state_dir, e))?;
+        let inner = Inner { requests: Some(requests), shared, thread: Some(thread) };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Accepts events and the state that goes with them, in one transaction. When it returns they outlive a
+    /// power cut.
+    ///
+    /// Returns the position of each event, in the order given; `None` for one whose id is already known, which
+    /// is not queued again. The state changes are made in any case.
+    ///
+    /// # Errors
+    /// [`TooLarge`](StoreError::TooLarge), [`Io`](StoreError::Io), [`Closed`](StoreError::Closed),
+    /// [`Damaged`](StoreError::Damaged) if sled finds its file damaged. Nothing of the request was accepted
+    /// then, except that after `Io` it may be found on disk all the same.
+    pub async fn accept(&self, accepting: Accepting) -> Result<Vec<Option<Seq>>, StoreError> {
+        let events = accepting.events.into_iter().map(new_event).collect::<Result<_, _>>()?;
+        let state = accepting.state.into_iter().map(new_state).collect::<Result<_, _>>()?;
+        self.ask(|answer| Request::Accept { events, state, answer }).await
+    }
+
+    /// Records what became of pending events, in one transaction. With an [`Settle::Attempt`] among them all
+    /// are synced when it returns; without one, right after.
+    ///
+    /// # Errors
+    /// [`Damaged`](StoreError::Damaged) names the first row that could not be read; the others are settled
+    /// nevertheless. [`Io`](StoreError::Io), [`Closed`](StoreError::Closed).
+    pub async fn settle(&self, settles: Vec<Settle>) -> Result<(), StoreError> {
+        self.ask(|answer| Request::Settle { settles, answer }).await
+    }
+
+    /// Brings dead or delivered events back to the end of the queue, under new positions, in their old order.
+    /// Positions that are neither are left out of the answer. [`Pending::attempt`] is kept.
+    ///
+    /// # Errors
+    /// [`Damaged`](StoreError::Damaged): one of the rows cannot be read, none was revived.
+    /// [`Io`](StoreError::Io), [`Closed`](StoreError::Closed).
+    pub async fn revive(&self, seqs: Vec<Seq>) -> Result<Vec<(Seq, Pending)>, StoreError> {
+        self.ask(|answer| Request::Revive { seqs, answer }).await
+    }
+
+    /// Trims what is over the limits at `now`. Each `settle` does so too, with its own time; this is for quiet
+    /// days. A call trims a bounded number of rows.
+    ///
+    /// # Errors
+    /// [`Io`](StoreError::Io), [`Closed`](StoreError::Closed).
+    pub async fn trim(&self, now: UnixMillis) -> Result<(), StoreError> {
+        self.ask(|answer| Request::Trim { now, answer }).await
+    }
+
+    /// Closes the store for this and every other clone. When it returns, another process may open it. Requests
+    /// that were made before are done first, later ones get [`Closed`](StoreError::Closed).
+    ///
+    /// # Errors
+    /// [`Io`](StoreError::Io) if this or an earlier write failed; [`Closed`](StoreError::Closed) if another
+    /// clone was quicker; [`Locked`](StoreError::Locked) if the directory could not be freed.
+    pub async fn close(self) -> Result<(), StoreError> {
+        self.ask(|answer| Request::Close { answer }).await
+    }
+
+    /// Up to `limit` pending events from position `from` on, in order. Blocks.
+    ///
+    /// # Errors
+    /// [`Damaged`](StoreError::Damaged) names the row, if it is the first: a page ends before a damaged row, and
+    /// the one behind it begins at the next position. [`Io`](StoreError::Io), [`Closed`](StoreError::Closed).
+    pub fn pending_from(&self, from: Seq, limit: usize) -> Result<Vec<(Seq, Pending)>, StoreError> {
+        self.page(from, limit)
+    }
+
+    /// The pending event at `seq`, if it is (still) pending. Blocks.
+    ///
+    /// # Errors
+    /// As [`Store::pending_from`].
+    pub fn pending(&self, seq: Seq) -> Result<Option<Pending>, StoreError> {
+        let key = record::seq_key(seq);
+        let value = self.reading(|disk| disk.get(Tree::Pending, &key))?;
+        value.map(|value| record::open(Tree::Pending, &key, &value)).transpose()
+    }
+
+    /// The pending event that waits longest. Blocks.
+    ///
+    /// # Errors
+    /// As [`Store::pending_from`].
+    pub fn oldest_pending(&self) -> Result<Option<(Seq, Pending)>, StoreError> {
+        Ok(self.page(Seq(0), 1)?.pop())
+    }
+
+    /// Up to `limit` dead letters from position `from` on, in order. Blocks.
+    ///
+    /// # Errors
+    /// As [`Store::pending_from`].
+    pub fn dead_from(&self, from: Seq, limit: usize) -> Result<Vec<(Seq, Dead)>, StoreError> {
+        self.page(from, limit)
+    }
+
+    /// Up to `limit` delivered events from position `from` on, in order. Blocks.
+    ///
+    /// # Errors
+    /// As [`Store::pending_from`].
+    pub fn delivered_from(&self, from: Seq, limit: usize) -> Result<Vec<(Seq, Delivered)>, StoreError> {
+        self.page(from, limit)
+    }
+
+    /// The call tracker's state, ordered by key: for the start, before anything is accepted. Blocks.
+    ///
+    /// # Errors
+    /// As [`Store::pending_from`].
+    pub fn state(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let mut pieces = Vec::new();
+        for (key, value) in self.reading(|disk| disk.page(Tree::State, &[], usize::MAX))? {
+            let payload = record::unseal(Tree::State, &key, &value)?;
+            let (name, piece) = record::piece_of(&key)?;
+            pieces.push((name.to_owned(), piece, payload.to_vec()));
+        }
+        // Keys that are the beginning of another may be mixed with its pieces.
+        pieces.sort_unstable_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
+        let mut state: Vec<(String, Vec<u8>)> = Vec::new();
+        for (name, piece, mut payload) in pieces {
+            match state.last_mut() {
+                Some((last, value)) if *last == name => value.append(&mut payload),
+                Some(_) | None if piece == 0 => state.push((name, payload)),
+                Some(_) | None => {
+                    let key = record::piece_key(&name, piece);
+                    return Err(record::damaged(Tree::State, &key, "its first piece is missing"));
+                }
+            }
+        }
+        Ok(state)
+    }
+
+    /// How many rows there are. Costs nothing.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.inner.shared.totals().0
+    }
+
+    /// How many rows were trimmed since the store was opened. Costs nothing.
+    #[must_use]
+    pub fn trimmed(&self) -> Trimmed {
+        self.inner.shared.totals().1
+    }
+
+    /// Bytes on disk. sled reuses space but never gives it back. Blocks.
+    ///
+    /// # Errors
+    /// [`Io`](StoreError::Io), [`Closed`](StoreError::Closed).
+    pub fn disk_bytes(&self) -> Result<u64, StoreError> {
+        self.reading(Disk::bytes)
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, StoreError> {
+        let (answer, outcome) = oneshot::channel();
+        let requests = self.inner.requests.as_ref().expect("present until the last handle is dropped");
+        requests.send(request(answer)).await.map_err(|_| StoreError::Closed)?;
+        outcome.await.map_err(|_| StoreError::Closed)?
+    }
+
+    fn page<T: Row>(&self, from: Seq, limit: usize) -> Result<Vec<(Seq, T)>, StoreError> {
+        let mut page = Vec::new();
+        for (key, value) in self.reading(|disk| disk.page(T::TREE, &record::seq_key(from), limit))? {
+            let seq = record::seq_of(T::TREE, &key);
+            match seq.and_then(|seq| Ok((seq, record::open(T::TREE, &key, &value)?))) {
+                Ok(row) => page.push(row),
+                Err(damaged) if page.is_empty() => return Err(damaged),
+                Err(_) => break,
+            }
+        }
+        Ok(page)
+    }
+
+    fn reading<T>(&self, read: impl FnOnce(&Disk) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.inner.shared.disk().as_ref().ok_or(StoreError::Closed).and_then(read)
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("counts", &self.counts()).finish_non_exhaustive()
+    }
+}
+
+/// What all clones of a handle hold together.
+struct Inner {
+    /// `None` only while it is dropped.
+    requests: Option<mpsc::Sender<Request>>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The writer ends when nobody can ask any more.
+        drop(self.requests.take());
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the store's writer panicked");
+        }
+    }
+}
+
+/// What the handles and the writer share.
+struct Shared {
+    /// `None` once the store is closed.
+    disk: RwLock<Option<Disk>>,
+    totals: Mutex<(Counts, Trimmed)>,
+}
+
+impl Shared {
+    /// The disk, to read or write; it stays open until the guard is dropped.
+    fn disk(&self) -> RwLockReadGuard<'_, Option<Disk>> {
+        self.disk.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the disk away, once nobody reads any more.
+    fn take_disk(&self) -> Option<Disk> {
+        self.disk.write().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn totals(&self) -> MutexGuard<'_, (Counts, Trimmed)> {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells what a group has changed.
+    fn publish(&self, ledger: &Ledger, trimmed: Trimmed) {
+        let mut totals = self.totals();
+        totals.0 = counts(ledger);
+        totals.1.delivered += trimmed.delivered;
+        totals.1.dead += trimmed.dead;
+        drop(totals);
+        if trimmed.dead > 0 {
+            tracing::warn!(count = trimmed.dead, "dead letters trimmed; they will never be delivered");
+        }
+    }
+}
+
+fn counts(ledger: &Ledger) -> Counts {
+    Counts { pending: ledger.pending, dead: ledger.dead, delivered: ledger.delivered }
+}
+
+fn new_event(pending: Pending) -> Result<NewEvent, StoreError> {
+    bounded(|| format!("the id {:.40}…", pending.id), pending.id.len(), KEY_MAX)?;
+    let payload = pending.encode();
+    bounded(|| format!("event {}", pending.id), payload.len(), EVENT_MAX)?;
+    Ok(NewEvent { id: pending.id, payload })
+}
+
+fn new_state(change: StateChange) -> Result<NewState, StoreError> {
+    let StateChange { key: name, value } = change;
+    bounded(|| format!("the state key {name:.40}…"), name.len(), KEY_MAX)?;
+    let pieces = match value {
+        None => Vec::new(),
+        Some(value) if value.is_empty() => vec![value],
+        Some(value) => {
+            bounded(|| format!("the state of {name}"), value.len(), STATE_MAX)?;
+            value.chunks(PIECE_MAX).map(<[u8]>::to_vec).collect()
+        }
+    };
+    Ok(NewState { name, pieces })
+}
+
+fn bounded(what: impl FnOnce() -> String, bytes: usize, max: usize) -> Result<(), StoreError> {
+    if bytes > max { Err(StoreError::TooLarge { what: what(), bytes, max }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sled::Changes;
+    use super::*;
+    use crate::cti::event::{CallId, Direction, What};
+
+    #[tokio::test]
+    async fn a_damaged_row_is_named_and_holds_up_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), LIMITS).unwrap();
+        let events = (1..=3).map(event).collect();
+        let seqs = store.accept(Accepting { events, state: vec![] }).await.unwrap();
+        assert_eq!(seqs, [1, 2, 3].map(|n| Some(Seq(n))));
+        store.close().await.unwrap();
+        tamper(dir.path(), Tree::Pending, &record::seq_key(Seq(2)), |value| value[10] ^= 1);
+
+        let store = Store::open(dir.path(), LIMITS).unwrap();
+        assert_eq!(store.pending_from(Seq(1), 9).unwrap(), [(Seq(1), event(1))]);
+        let error = store.pending_from(Seq(2), 9).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the store is damaged: row 2 of tree pending: its checksum does not match"
+        );
+        assert!(error.is_permanent());
+        assert!(matches!(error, StoreError::Damaged { place: Place::Row { seq: Some(Seq(2)), .. }, .. }));
+        assert_eq!(store.pending_from(Seq(3), 9).unwrap(), [(Seq(3), event(3))]);
+
+        let done = |n| Settle::Delivered { seq: Seq(n), at: UnixMillis(9), note: None };
+        let settled = store.settle(vec![done(1), done(2), done(3)]).await;
+        assert!(matches!(settled, Err(StoreError::Damaged { .. })), "{settled:?}");
+        assert_eq!(store.counts(), Counts { pending: 1, dead: 0, delivered: 2 });
+        store.settle(vec![Settle::Removed { seq: Seq(2) }]).await.unwrap();
+        assert_eq!(store.counts(), Counts { pending: 0, dead: 0, delivered: 2 });
+        assert_eq!(store.pending_from(Seq(1), 9).unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn damaged_state_is_an_error_and_no_shorter_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), LIMITS).unwrap();
+        let change = StateChange { key: "call".into(), value: Some(vec![7; PIECE_MAX + 1]) };
+        store.accept(Accepting { events: vec![], state: vec![change] }).await.unwrap();
+        store.close().await.unwrap();
+        tamper(dir.path(), Tree::State, &record::piece_key("call", 1), |value| value.truncate(3));
+
+        let error = Store::open(dir.path(), LIMITS).unwrap().state().unwrap_err().to_string();
+        assert_eq!(error, r"the store is damaged: row call\x00\x01 of tree state: 3 bytes are no value");
+    }
+
+    /// sled keeps pages over 128 KiB in files that it never syncs.
+    #[tokio::test]
+    async fn the_largest_rows_never_leave_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), LIMITS).unwrap();
+        for n in 1..=200 {
+            let mut large = event(n);
+            large.zammad = "z".repeat(EVENT_MAX - 300);
+            let value = Some(vec![7; 3 * PIECE_MAX]);
+            let state = vec![StateChange { key: format!("{n:0KEY_MAX$}"), value }];
+            let seq = store.accept(Accepting { events: vec![large], state }).await.unwrap()[0].unwrap();
+            store
+                .settle(vec![Settle::Dead { seq, at: UnixMillis(1), story: "\u{1}".repeat(9999) }])
+                .await
+                .unwrap();
+        }
+        let (_, dead) = store.dead_from(Seq(0), 1).unwrap().remove(0);
+        assert!(dead.encode().len() > 6 * 1024, "the rows of this test are large");
+        store.close().await.unwrap();
+        assert_eq!(std::fs::read_dir(dir.path().join("queue/blobs")).unwrap().count(), 0);
+    }
+
+    const LIMITS: Limits =
+        Limits { delivered_max: 1000, delivered_age: Duration::MAX, dead_max: 1000, dead_age: Duration::MAX };
+
+    fn event(n: u64) -> Pending {
+        Pending {
+            id: format!("c{n}/newCall"),
+            zammad: "main".into(),
+            switch: "pbx".into(),
+            event: Event {
+                call_id: CallId::new(&format!("c{n}")),
+                direction: Direction::In,
+                from: "4930123".into(),
+                to: "4940456".into(),
+                what: What::NewCall { user: None, queue: None },
+            },
+            happened: UnixMillis(n),
+            answered: false,
+            attempt: None,
+        }
+    }
+
+    /// Changes a value on disk behind the store's back, but through sled: its own checksums hold.
+    fn tamper(state_dir: &Path, tree: Tree, key: &[u8], change: impl FnOnce(&mut Vec<u8>)) {
+        let disk = migrate::open(state_dir).unwrap();
+        let mut value = disk.get(tree, key).unwrap().unwrap();
+        change(&mut value);
+        disk.commit(&Changes::from([((tree, key.to_vec()), Some(value))])).unwrap();
+        disk.sync().unwrap();
+        disk.close().unwrap();
+    }
+}

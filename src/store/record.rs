@@ -1,0 +1,445 @@
+//! The stored shapes: what a row is on disk. The only types here that derive `Serialize` are private to this
+//! file, so that a change of the types we think with never changes the disk by accident. Knows nothing of sled.
+//!
+//! A value is `crc32 ‖ payload`: four bytes, little endian, over the tree's name, a zero byte, the key and the
+//! payload; so a torn value, or one that belongs to another row, is found out when it is read. A payload is
+//! compact JSON, but for pieces of the tracker's state, which are opaque.
+//!
+//! Keys of `pending`, `dead` and `delivered` are a [`Seq`], eight bytes, big endian: their order is the queue's.
+//! Keys of `state` are the name and a two-byte big-endian piece number, because a value may be larger than a row.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::error::{Place, StoreError};
+use super::sled::Tree;
+use super::{Dead, Delivered, Pending, Seq};
+use crate::cti::event::{CallId, Direction, Event, TEXT_MAX, What};
+use crate::time::UnixMillis;
+
+/// Longest story or note that is kept, in characters. It may quote a web page that Zammad's proxy answered.
+pub(super) const STORY_MAX: usize = 500;
+
+/// Longest piece of a state value, in bytes.
+pub(super) const PIECE_MAX: usize = 4 * 1024;
+
+/// Something that is stored as one payload.
+pub(super) trait Stored: Sized {
+    /// The payload.
+    fn encode(&self) -> Vec<u8>;
+    /// Reads a payload; the error says what is wrong with it.
+    fn decode(payload: &[u8]) -> Result<Self, String>;
+}
+
+/// What the store counts, kept in its own row so that no start has to scan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ledger {
+    /// The next position to give out.
+    pub(super) next_seq: u64,
+    pub(super) pending: u64,
+    pub(super) dead: u64,
+    pub(super) delivered: u64,
+}
+
+/// The ledger's key in the tree `meta`.
+pub(super) const LEDGER: &[u8] = b"ledger";
+
+/// A value as it stands on disk.
+pub(super) fn seal(tree: Tree, key: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut value = Vec::with_capacity(CRC_LEN + payload.len());
+    value.extend_from_slice(&checksum(tree, key, payload).to_le_bytes());
+    value.extend_from_slice(payload);
+    value
+}
+
+/// The payload of a value that was read at `key` of `tree`.
+pub(super) fn unseal<'v>(tree: Tree, key: &[u8], value: &'v [u8]) -> Result<&'v [u8], StoreError> {
+    let (crc, payload) = value
+        .split_first_chunk::<CRC_LEN>()
+        .ok_or_else(|| damaged(tree, key, format!("{} bytes are no value", value.len())))?;
+    if u32::from_le_bytes(*crc) != checksum(tree, key, payload) {
+        return Err(damaged(tree, key, "its checksum does not match"));
+    }
+    Ok(payload)
+}
+
+/// Reads a sealed value.
+pub(super) fn open<T: Stored>(tree: Tree, key: &[u8], value: &[u8]) -> Result<T, StoreError> {
+    T::decode(unseal(tree, key, value)?).map_err(|reason| damaged(tree, key, reason))
+}
+
+/// The error for a row that cannot be read.
+pub(super) fn damaged(tree: Tree, key: &[u8], reason: impl Into<String>) -> StoreError {
+    let seq = match tree {
+        Tree::Pending | Tree::Dead | Tree::Delivered => <[u8; 8]>::try_from(key).ok(),
+        Tree::Ids | Tree::State | Tree::Meta => None,
+    };
+    let seq = seq.map(|k| Seq(u64::from_be_bytes(k)));
+    let key = seq.map_or_else(|| key.escape_ascii().to_string(), |s| s.to_string());
+    StoreError::Damaged { place: Place::Row { tree: tree.name(), key, seq }, reason: reason.into() }
+}
+
+/// The key of a row of the queue.
+pub(super) fn seq_key(seq: Seq) -> [u8; 8] {
+    seq.0.to_be_bytes()
+}
+
+/// Reads the key of a row of the queue.
+pub(super) fn seq_of(tree: Tree, key: &[u8]) -> Result<Seq, StoreError> {
+    let key = <[u8; 8]>::try_from(key).map_err(|_| damaged(tree, key, "its key is no position"))?;
+    Ok(Seq(u64::from_be_bytes(key)))
+}
+
+/// The key of one piece of a state value.
+pub(super) fn piece_key(name: &str, piece: u16) -> Vec<u8> {
+    [name.as_bytes(), &piece.to_be_bytes()].concat()
+}
+
+/// Reads the key of a piece: the name and the piece's number.
+pub(super) fn piece_of(key: &[u8]) -> Result<(&str, u16), StoreError> {
+    let bad = || damaged(Tree::State, key, "its key is no name and piece");
+    let (name, piece) = key.split_last_chunk::<2>().ok_or_else(bad)?;
+    Ok((std::str::from_utf8(name).map_err(|_| bad())?, u16::from_be_bytes(*piece)))
+}
+
+impl Stored for Pending {
+    fn encode(&self) -> Vec<u8> {
+        json(&PendingRow::from(self))
+    }
+
+    fn decode(payload: &[u8]) -> Result<Self, String> {
+        parse::<PendingRow>(payload)?.try_into()
+    }
+}
+
+impl Stored for Dead {
+    fn encode(&self) -> Vec<u8> {
+        json(&DeadRow {
+            pending: PendingRow::from(&self.pending),
+            died: self.died.0,
+            story: cut(&self.story, STORY_MAX),
+        })
+    }
+
+    fn decode(payload: &[u8]) -> Result<Self, String> {
+        let DeadRow { pending, died, story } = parse(payload)?;
+        Ok(Self { pending: pending.try_into()?, died: UnixMillis(died), story })
+    }
+}
+
+impl Stored for Delivered {
+    fn encode(&self) -> Vec<u8> {
+        json(&DeliveredRow {
+            pending: PendingRow::from(&self.pending),
+            delivered: self.delivered.0,
+            note: self.note.as_ref().map(|n| cut(n, STORY_MAX)),
+        })
+    }
+
+    fn decode(payload: &[u8]) -> Result<Self, String> {
+        let DeliveredRow { pending, delivered, note } = parse(payload)?;
+        Ok(Self { pending: pending.try_into()?, delivered: UnixMillis(delivered), note })
+    }
+}
+
+impl Stored for Seq {
+    fn encode(&self) -> Vec<u8> {
+        json(&self.0)
+    }
+
+    fn decode(payload: &[u8]) -> Result<Self, String> {
+        parse(payload).map(Self)
+    }
+}
+
+impl Stored for Ledger {
+    fn encode(&self) -> Vec<u8> {
+        let Self { next_seq, pending, dead, delivered } = *self;
+        json(&LedgerRow { next_seq, pending, dead, delivered })
+    }
+
+    fn decode(payload: &[u8]) -> Result<Self, String> {
+        let LedgerRow { next_seq, pending, dead, delivered } = parse(payload)?;
+        Ok(Self { next_seq, pending, dead, delivered })
+    }
+}
+
+const CRC_LEN: usize = 4;
+
+fn checksum(tree: Tree, key: &[u8], payload: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(tree.name().as_bytes());
+    crc.update(&[0]);
+    crc.update(key);
+    crc.update(payload);
+    crc.finalize()
+}
+
+#[derive(Serialize, Deserialize)]
+struct PendingRow {
+    id: String,
+    zammad: String,
+    switch: String,
+    call: String,
+    direction: DirectionRow,
+    from: String,
+    to: String,
+    what: WhatRow,
+    happened: u64,
+    answered: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    attempt: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DeadRow {
+    pending: PendingRow,
+    died: u64,
+    story: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DeliveredRow {
+    pending: PendingRow,
+    delivered: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct LedgerRow {
+    next_seq: u64,
+    pending: u64,
+    dead: u64,
+    delivered: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum DirectionRow {
+    In,
+    Out,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum WhatRow {
+    NewCall {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        queue: Option<String>,
+    },
+    Answer {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answering_number: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
+    },
+    Hangup {
+        cause: String,
+    },
+}
+
+impl From<&Pending> for PendingRow {
+    fn from(pending: &Pending) -> Self {
+        let Pending { id, zammad, switch, event, happened, answered, attempt } = pending;
+        // Longer text would not be sent either: Zammad holds no more.
+        let text = |t: &String| cut(t, TEXT_MAX);
+        Self {
+            id: id.clone(),
+            zammad: zammad.clone(),
+            switch: switch.clone(),
+            call: event.call_id.as_str().to_owned(),
+            direction: match event.direction {
+                Direction::In => DirectionRow::In,
+                Direction::Out => DirectionRow::Out,
+            },
+            from: text(&event.from),
+            to: text(&event.to),
+            what: match &event.what {
+                What::NewCall { user, queue } => {
+                    WhatRow::NewCall { user: user.as_ref().map(text), queue: queue.as_ref().map(text) }
+                }
+                What::Answer { answering_number, user } => WhatRow::Answer {
+                    answering_number: answering_number.as_ref().map(text),
+                    user: user.as_ref().map(text),
+                },
+                What::Hangup { cause } => WhatRow::Hangup { cause: cause.as_str().to_owned() },
+            },
+            happened: happened.0,
+            answered: *answered,
+            attempt: attempt.map(|at| at.0),
+        }
+    }
+}
+
+impl TryFrom<PendingRow> for Pending {
+    type Error = String;
+
+    fn try_from(row: PendingRow) -> Result<Self, String> {
+        let what = match row.what {
+            WhatRow::NewCall { user, queue } => What::NewCall { user, queue },
+            WhatRow::Answer { answering_number, user } => What::Answer { answering_number, user },
+            WhatRow::Hangup { cause } => {
+                What::Hangup { cause: cause.parse().map_err(|e| format!("its cause: {e}"))? }
+            }
+        };
+        let direction = match row.direction {
+            DirectionRow::In => Direction::In,
+            DirectionRow::Out => Direction::Out,
+        };
+        Ok(Self {
+            id: row.id,
+            zammad: row.zammad,
+            switch: row.switch,
+            event: Event { call_id: CallId::new(&row.call), direction, from: row.from, to: row.to, what },
+            happened: UnixMillis(row.happened),
+            answered: row.answered,
+            attempt: row.attempt.map(UnixMillis),
+        })
+    }
+}
+
+fn json<T: Serialize>(row: &T) -> Vec<u8> {
+    serde_json::to_vec(row).expect("rows of strings and numbers always serialize")
+}
+
+/// serde's message can quote what it read, and rows hold phone numbers: only the place is told.
+fn parse<T: DeserializeOwned>(payload: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(payload).map_err(|e| format!("not the expected shape at byte {}", e.column()))
+}
+
+fn cut(text: &str, max: usize) -> String {
+    text.chars().take(max).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cti::cause::Cause;
+
+    proptest! {
+        #[test]
+        fn what_is_decoded_is_what_was_encoded(
+            pending in pending(), at in any::<u64>(), story in text(STORY_MAX), note in text(STORY_MAX),
+        ) {
+            let at = UnixMillis(at);
+            prop_assert_eq!(Pending::decode(&pending.encode()), Ok(pending.clone()));
+            let dead = Dead { pending: pending.clone(), died: at, story };
+            prop_assert_eq!(Dead::decode(&dead.encode()), Ok(dead));
+            for note in [None, Some(note)] {
+                let delivered = Delivered { pending: pending.clone(), delivered: at, note };
+                prop_assert_eq!(Delivered::decode(&delivered.encode()), Ok(delivered));
+            }
+        }
+
+        #[test]
+        fn one_wrong_byte_or_another_place_is_found_out(
+            payload in prop::collection::vec(any::<u8>(), 0..300), at in any::<prop::sample::Index>(),
+            flip in 1..=u8::MAX,
+        ) {
+            let sealed = seal(Tree::Pending, b"here", &payload);
+            prop_assert_eq!(unseal(Tree::Pending, b"here", &sealed).unwrap(), &payload);
+            prop_assert!(unseal(Tree::Pending, b"there", &sealed).is_err());
+            prop_assert!(unseal(Tree::Dead, b"here", &sealed).is_err());
+            let mut torn = sealed.clone();
+            *at.get_mut(&mut torn) ^= flip;
+            prop_assert!(unseal(Tree::Pending, b"here", &torn).is_err());
+            prop_assert!(unseal(Tree::Pending, b"here", &sealed[..at.index(sealed.len())]).is_err());
+        }
+    }
+
+    #[test]
+    fn a_pending_row_reads_as_it_did_in_format_1() {
+        let stored = br#"{"id":"c1/newCall","zammad":"main","switch":"pbx","call":"c1","direction":"in","from":"4930123","to":"4940456","what":{"new_call":{"queue":"sales"}},"happened":17,"answered":false}"#;
+        let event = Event {
+            call_id: CallId::new("c1"),
+            direction: Direction::In,
+            from: "4930123".into(),
+            to: "4940456".into(),
+            what: What::NewCall { user: None, queue: Some("sales".into()) },
+        };
+        let pending = Pending {
+            id: "c1/newCall".into(),
+            zammad: "main".into(),
+            switch: "pbx".into(),
+            event,
+            happened: UnixMillis(17),
+            answered: false,
+            attempt: None,
+        };
+        assert_eq!(Pending::decode(stored), Ok(pending.clone()));
+        assert_eq!(pending.encode(), stored);
+    }
+
+    #[test]
+    fn an_error_tells_tree_and_key_and_quotes_no_number() {
+        let key = seq_key(Seq(7));
+        let value = seal(Tree::Pending, &key, br#"{"id":"a","happened":"4930123456"}"#);
+        let error = open::<Pending>(Tree::Pending, &key, &value).unwrap_err().to_string();
+        assert_eq!(error, "the store is damaged: row 7 of tree pending: not the expected shape at byte 33");
+    }
+
+    #[test]
+    fn overlong_text_is_cut_to_what_is_sent() {
+        let long = "ä".repeat(5000);
+        let mut pending = sample();
+        pending.event.from.clone_from(&long);
+        let dead = Dead { pending, died: UnixMillis(1), story: long };
+        let dead = Dead::decode(&dead.encode()).unwrap();
+        assert_eq!(dead.pending.event.from.chars().count(), TEXT_MAX);
+        assert_eq!(dead.story.chars().count(), STORY_MAX);
+    }
+
+    fn sample() -> Pending {
+        let event = Event {
+            call_id: CallId::new("c"),
+            direction: Direction::Out,
+            from: "12".into(),
+            to: "4930123".into(),
+            what: What::Hangup { cause: Cause::Busy },
+        };
+        Pending {
+            id: "c/hangup".into(),
+            zammad: "z".into(),
+            switch: "s".into(),
+            event,
+            happened: UnixMillis(1),
+            answered: true,
+            attempt: Some(UnixMillis(2)),
+        }
+    }
+
+    fn text(max: usize) -> impl Strategy<Value = String> {
+        prop::collection::vec(any::<char>(), 0..=max).prop_map(String::from_iter)
+    }
+
+    fn pending() -> impl Strategy<Value = Pending> {
+        let short = || text(TEXT_MAX);
+        let maybe = || prop::option::of(text(TEXT_MAX));
+        let what = prop_oneof![
+            (maybe(), maybe()).prop_map(|(user, queue)| What::NewCall { user, queue }),
+            (maybe(), maybe()).prop_map(|(answering_number, user)| What::Answer { answering_number, user }),
+            prop::sample::select(Cause::ALL.to_vec()).prop_map(|cause| What::Hangup { cause }),
+        ];
+        let direction = prop::sample::select(vec![Direction::In, Direction::Out]);
+        let event =
+            (short(), direction, short(), short(), what).prop_map(|(call, direction, from, to, what)| {
+                Event { call_id: CallId::new(&call), direction, from, to, what }
+            });
+        (short(), short(), short(), event, any::<u64>(), any::<bool>(), any::<Option<u64>>()).prop_map(
+            |(id, zammad, switch, event, happened, answered, attempt)| Pending {
+                id,
+                zammad,
+                switch,
+                event,
+                happened: UnixMillis(happened),
+                answered,
+                attempt: attempt.map(UnixMillis),
+            },
+        )
+    }
+}

@@ -1,0 +1,189 @@
+//! Rows on disk: named trees of bytes, changed in one transaction, synced when asked. The only file that names
+//! sled. Knows nothing of what the rows mean.
+//!
+//! What sled 0.34 does not do, and is done here:
+//! - `flush` ends in `sync_file_range` on Linux, which leaves the disk's own cache and the file's metadata
+//!   behind. [`Disk::sync`] follows it with `fdatasync` on a second descriptor of sled's log file `db`.
+//! - `conf` and the directories are never synced. [`Disk::open`] syncs them before anything is accepted.
+//! - Pages over 128 KiB go to files of their own under `blobs/`, which are never synced, so that a power cut
+//!   loses the page and every row on it. A leaf holds up to some 20 rows; [`ROW_MAX`] keeps it small enough.
+//! - After the last handle is dropped, a thread of sled's pool may hold the locked file a moment longer.
+//!   [`Disk::close`] waits for it.
+
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transactional, TransactionalTree};
+
+use super::error::StoreError;
+
+/// Largest key and value together, in bytes: 18 of them stay below sled's limit of 128 KiB a page.
+pub(super) const ROW_MAX: usize = 7 * 1024;
+
+/// sled's page cache, in bytes. The queue is written once and read once, mostly while still in memory, and a
+/// quiet daemon has 20 MB in all; a larger cache only keeps a backlog's pages resident.
+const CACHE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// How often, a millisecond apart, [`Disk::close`] looks whether sled has let go of its file.
+const RELEASE_TRIES: u32 = 5_000;
+
+/// The trees, in the order in which they are changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Tree {
+    /// Seq → an event to deliver.
+    Pending,
+    /// Seq → a dead letter.
+    Dead,
+    /// Seq → an event Zammad has.
+    Delivered,
+    /// Event identity → seq of its row in one of the three above.
+    Ids,
+    /// The call tracker's state, in pieces.
+    State,
+    /// The format's number and the ledger.
+    Meta,
+}
+
+impl Tree {
+    pub(super) const ALL: [Self; 6] =
+        [Self::Pending, Self::Dead, Self::Delivered, Self::Ids, Self::State, Self::Meta];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Dead => "dead",
+            Self::Delivered => "delivered",
+            Self::Ids => "ids",
+            Self::State => "state",
+            Self::Meta => "meta",
+        }
+    }
+}
+
+/// What one transaction writes (`Some`) and removes (`None`).
+pub(super) type Changes = BTreeMap<(Tree, Vec<u8>), Option<Vec<u8>>>;
+
+/// A key and its value.
+pub(super) type Row = (Vec<u8>, Vec<u8>);
+
+/// An open sled directory. Any thread may read; one thread writes.
+pub(super) struct Disk {
+    path: PathBuf,
+    db: ::sled::Db,
+    /// In the order of [`Tree::ALL`].
+    trees: Vec<::sled::Tree>,
+    /// A second descriptor of sled's log file, for `fdatasync`.
+    log: File,
+}
+
+impl Disk {
+    /// Opens the directory `path`, creating it if it is missing.
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let refused = |error| match error {
+            ::sled::Error::Io(_) if is_locked(path) => StoreError::Locked { path: path.to_owned() },
+            ::sled::Error::Io(source) => StoreError::at_open(path, source),
+            other => wrong(path, other),
+        };
+        // We flush and sync each group ourselves: a flusher thread would only wake an idle machine.
+        let config = ::sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+        let db = config.open().map_err(refused)?;
+        let trees = Tree::ALL.iter().map(|t| db.open_tree(t.name())).collect::<Result<_, _>>();
+        let trees = trees.map_err(refused)?;
+        let log_path = path.join("db");
+        let log =
+            File::options().write(true).open(&log_path).map_err(|e| StoreError::at_open(&log_path, e))?;
+        let disk = Self { path: path.to_owned(), db, trees, log };
+        disk.sync()?;
+        for part in [path.join("conf"), path.join("blobs"), path.to_owned()] {
+            File::open(&part).and_then(|f| f.sync_all()).map_err(|e| StoreError::at_open(&part, e))?;
+        }
+        Ok(disk)
+    }
+
+    /// The directory.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// One value.
+    pub(super) fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let value = self.tree(tree).get(key).map_err(|e| wrong(&self.path, e))?;
+        Ok(value.map(|v| v.to_vec()))
+    }
+
+    /// Up to `limit` rows from the key `from` on, in the order of their keys. Not a snapshot: a row that is
+    /// changed meanwhile is seen before or after.
+    pub(super) fn page(&self, tree: Tree, from: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
+        let rows = self.tree(tree).range(from..).take(limit);
+        rows.map(|row| row.map(|(k, v)| (k.to_vec(), v.to_vec())).map_err(|e| wrong(&self.path, e))).collect()
+    }
+
+    /// Writes `changes`, all or none of them. They outlive a power cut only after [`Disk::sync`].
+    pub(super) fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
+        let written = self.trees.as_slice().transaction(|trees: &Vec<TransactionalTree>| {
+            for ((tree, key), value) in changes {
+                let tree = &trees[*tree as usize];
+                match value {
+                    Some(value) => tree.insert(key.as_slice(), value.as_slice())?,
+                    None => tree.remove(key.as_slice())?,
+                };
+            }
+            Ok::<(), ConflictableTransactionError<()>>(())
+        });
+        written.map_err(|error| match error {
+            TransactionError::Storage(error) => wrong(&self.path, error),
+            TransactionError::Abort(()) => unreachable!("the transaction above never aborts"),
+        })
+    }
+
+    /// Returns when all that was committed outlives a power cut.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        self.db.flush().map_err(|e| wrong(&self.path, e))?;
+        self.log.sync_data().map_err(|e| StoreError::io(&self.path.join("db"), e))
+    }
+
+    /// Bytes that the directory takes.
+    pub(super) fn bytes(&self) -> Result<u64, StoreError> {
+        self.db.size_on_disk().map_err(|e| wrong(&self.path, e))
+    }
+
+    /// Lets go of the directory. When it returns, another process may open it.
+    pub(super) fn close(self) -> Result<(), StoreError> {
+        let Self { path, db, trees, log } = self;
+        drop(trees);
+        drop(db);
+        for _ in 0..RELEASE_TRIES {
+            match log.try_lock() {
+                // Dropping `log` gives the lock back.
+                Ok(()) => return Ok(()),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+                Err(TryLockError::Error(e)) => return Err(StoreError::io(&path.join("db"), e)),
+            }
+        }
+        Err(StoreError::Locked { path })
+    }
+
+    fn tree(&self, tree: Tree) -> &::sled::Tree {
+        &self.trees[tree as usize]
+    }
+}
+
+/// Whether some process, perhaps this one, holds the directory `path` open. sled itself says so only in words.
+pub(super) fn is_locked(path: &Path) -> bool {
+    let Ok(log) = File::open(path.join("db")) else { return false };
+    matches!(log.try_lock(), Err(TryLockError::WouldBlock))
+}
+
+/// Whether the directory `path` has ever been opened by sled.
+pub(super) fn exists(path: &Path) -> bool {
+    path.join("db").exists()
+}
+
+fn wrong(path: &Path, error: ::sled::Error) -> StoreError {
+    match error {
+        ::sled::Error::Io(source) => StoreError::io(path, source),
+        other => StoreError::damaged_file(path, other.to_string()),
+    }
+}
