@@ -1,4 +1,5 @@
 //! freeswitch-zammad: tells Zammad about the calls on a FreeSWITCH.
 
+pub mod config;
 pub mod cti;
 pub mod time;
