@@ -1,5 +1,7 @@
 //! What is wrong is said once and whole: file, line, key, remedy, all faults together, and never a secret.
 
+#![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -46,6 +48,8 @@ fn every_value_is_checked_and_every_remedy_said() {
         ("[[switch]]\n[[switch]]\nname = \"b\"\naddress = \"h:1\"\npassword = \"x\"", "1: switch[0].address", "nothing says where", "HOST:PORT"),
         ("[[switch]]\nname = \"a\"\n[[switch]]\nname = \"a\"", "4: switch[1].name", "is the same as switch[0].name", "its own name"),
         ("[[switch]]\naddress = \"h:1\"\n[[switch]]\naddress = \"h:1\"", "4: switch[1].address", "is the same as switch[0].address", "every call twice"),
+        ("[[switch]]\nuser = \"1001@d:pw\"", "2: switch[0].user", "holds a colon", "USER@DOMAIN"),
+        ("[[zammad]]\nurl_file = \"https://z.test/x\"", "2: zammad[0].url_file", "is a URL", "the path of a file"),
         // Rules.
         ("[[switch]]\n[[switch.rule]]\nside = \"ours\"", "2: switch[0].rule[0]", "nothing to match", "give it a profile"),
         ("[[switch]]\n[[switch.rule]]\nprofile = \"x\"", "2: switch[0].rule[0].side", "does not say what", "\"plumbing\""),

@@ -159,7 +159,7 @@ fn tls(
 
 fn ca(given: &Given<PathBuf>, key: &str, report: &mut Report) -> Option<CaFile> {
     let path = given.value.clone();
-    let read = read_text(&path, FILE_BYTES_MAX).and_then(|read| {
+    let read = read_text(&path, path.display(), FILE_BYTES_MAX).and_then(|read| {
         if read.text.contains("-----BEGIN CERTIFICATE-----") {
             return Ok(read.text);
         }

@@ -60,7 +60,11 @@ impl FromStr for CtiUrl {
 
     /// Refuses without repeating any part in which a secret may stand: only scheme and host are named.
     fn from_str(text: &str) -> Result<Self, Unfit> {
-        let mut url = Url::parse(text.trim()).map_err(|e| {
+        let text = text.trim();
+        if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(Unfit::new("the URL holds a space or a line break", RIGHT_ONE));
+        }
+        let mut url = Url::parse(text).map_err(|e| {
             let scheme_missing = e == url::ParseError::RelativeUrlWithoutBase;
             let what = if scheme_missing { "the URL has no https:// in front".into() } else { e.to_string() };
             Unfit::new(what, RIGHT_ONE)
@@ -177,6 +181,7 @@ mod tests {
             ("s3cret:h.test/api/v1/cti/", "neither https nor http"),
             ("ftp://h.test/api/v1/cti/s3cret", "neither https nor http"),
             ("https:///api/v1/cti/s3cret", "does not end in"),
+            ("https://h.test/api/v1/cti/s3\ncret", "a space or a line break"),
             ("https://", "empty host"),
             ("", "has no https://"),
         ] {

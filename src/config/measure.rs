@@ -49,8 +49,23 @@ pub(super) fn secret(
 /// A secret's file, without the line break that editors put at its end.
 fn secret_file(file: &Given<PathBuf>, key: &str, report: &mut Report) -> Option<Secret> {
     let path: &Path = &file.value;
-    let read =
-        read_text(path, SECRET_BYTES_MAX).map_err(|unfit| report.unfit(&file.origin, key, unfit)).ok()?;
+    if path.to_string_lossy().contains("://") {
+        let what = "is a URL, where the path of a file that holds it was expected";
+        report.fault(
+            &file.origin,
+            key,
+            what,
+            "write the path of a file, or move it to the key without _file",
+        );
+        return None;
+    }
+    // Not by its name: whoever writes the password itself here should not find it in the log.
+    let shown = match path.parent().filter(|folder| *folder != Path::new("")) {
+        Some(folder) => format!("the file that it names in {}", folder.display()),
+        None => "the file that it names".to_owned(),
+    };
+    let read = read_text(path, shown, SECRET_BYTES_MAX);
+    let read = read.map_err(|unfit| report.unfit(&file.origin, key, unfit)).ok()?;
     if read.world_readable && !matches!(file.origin, Origin::Credential(_)) {
         let what = format!("{} can be read by every user of this machine", path.display());
         report.warn(&file.origin, key, what, chmod_remedy(path));

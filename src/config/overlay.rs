@@ -4,7 +4,7 @@
 //! guess, so that is a fault. Judges nothing else.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Display};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
@@ -148,8 +148,9 @@ pub(super) struct ReadText {
     pub(super) world_readable: bool,
 }
 
-/// Reads at most `bytes_max` bytes of `path` as UTF-8. The error says what and what to do, without the contents.
-pub(super) fn read_text(path: &Path, bytes_max: u64) -> Result<ReadText, Unfit> {
+/// Reads at most `bytes_max` bytes of `path` as UTF-8. The error says what and what to do, without the contents; it
+/// calls the file `shown`, because a path that leads nowhere can be a secret in the wrong place.
+pub(super) fn read_text(path: &Path, shown: impl Display, bytes_max: u64) -> Result<ReadText, Unfit> {
     let fail = |e: &io::Error| {
         let remedy = match e.kind() {
             io::ErrorKind::NotFound => "write the path of a file that exists, or create it",
@@ -158,18 +159,18 @@ pub(super) fn read_text(path: &Path, bytes_max: u64) -> Result<ReadText, Unfit> 
             }
             _ => "write the path of a readable file",
         };
-        Unfit::new(format!("{} cannot be read: {e}", path.display()), remedy)
+        Unfit::new(format!("{shown} cannot be read: {e}"), remedy)
     };
     let file = File::open(path).map_err(|e| fail(&e))?;
     let mode = file.metadata().map_err(|e| fail(&e))?.permissions().mode();
     let mut bytes = Vec::new();
     file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(|e| fail(&e))?;
     if bytes.len() as u64 > bytes_max {
-        let what = format!("{} holds more than {bytes_max} bytes", path.display());
+        let what = format!("{shown} holds more than {bytes_max} bytes");
         return Err(Unfit::new(what, "write the path of the right file"));
     }
     let text = String::from_utf8(bytes)
-        .map_err(|_| Unfit::new(format!("{} is not UTF-8", path.display()), "save the file as UTF-8 text"))?;
+        .map_err(|_| Unfit::new(format!("{shown} is not UTF-8"), "save the file as UTF-8 text"))?;
     Ok(ReadText { text, world_readable: mode & 0o004 != 0 })
 }
 
@@ -189,7 +190,7 @@ fn read_file(named: Option<Given<PathBuf>>, default_file: &Path, report: &mut Re
     if !must_exist && File::open(&path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
         return Some(RawConfig::default());
     }
-    let read = match read_text(&path, FILE_BYTES_MAX) {
+    let read = match read_text(&path, path.display(), FILE_BYTES_MAX) {
         Ok(read) => read,
         Err(unfit) => {
             report.unfit(&origin, "", unfit);

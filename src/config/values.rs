@@ -54,18 +54,19 @@ impl FromStr for Address {
             None => text.split_once(':').unwrap_or((text, "")),
         };
         let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+        // From here on the text is not repeated where it could hold a password: PASSWORD@HOST, HOST:PORT:PASSWORD.
         if host.is_empty() || !(host.contains(':') || host.bytes().all(fits)) {
-            return Err(Unfit::new(
-                format!("{text:?} has no host name or IP address in front of its port"),
-                EXAMPLE,
-            ));
+            return Err(Unfit::new("no host name or IP address stands in front of the port", EXAMPLE));
         }
         if port.is_empty() {
             return Err(Unfit::new(format!("{text:?} has no port"), EXAMPLE));
         }
+        if !port.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(Unfit::new(format!("what follows {host}: is no port"), EXAMPLE));
+        }
         match port.parse() {
             Ok(port) if port != 0 => Ok(Self { host: host.into(), port }),
-            Ok(_) | Err(_) => Err(Unfit::new(format!("{port:?} is no port between 1 and 65535"), EXAMPLE)),
+            Ok(_) | Err(_) => Err(Unfit::new(format!("{port} is no port between 1 and 65535"), EXAMPLE)),
         }
     }
 }
@@ -149,8 +150,13 @@ fn esl_user(text: &str) -> Result<String, Unfit> {
     if !user.is_empty() && !domain.is_empty() && user.chars().chain(domain.chars()).all(fits) {
         return Ok(text.to_owned());
     }
+    // A colon is how userauth itself goes on, with the password: that is not repeated.
+    let what = match text.contains(':') {
+        true => "holds a colon; the password has a key of its own".to_owned(),
+        false => format!("{text:?} is no user of the directory"),
+    };
     Err(Unfit::new(
-        format!("{text:?} is no user of the directory"),
+        what,
         "write USER@DOMAIN, for example 1001@pbx.example.com, or leave it out to log in with the password of \
          event_socket.conf.xml",
     ))
@@ -329,14 +335,16 @@ mod tests {
             ("[::1]8021", "has no port"),
             ("[host]:8021", "in its brackets"),
             (":8021", "no host name"),
-            ("tcp://pbx:8021", "no port"),
+            ("tcp://pbx:8021", "is no port"),
             ("pbx host:8021", "no host name"),
             ("pbx:0", "is no port"),
             ("pbx:65536", "is no port"),
-            ("pbx:8021:1", "is no port"),
+            ("pbx:8021:s3cret", "is no port"),
+            ("s3cret@pbx:8021", "no host name"),
         ] {
             let unfit = text.parse::<Address>().unwrap_err();
             assert!(unfit.what.contains(what), "{text}: {unfit}");
+            assert!(!unfit.to_string().contains("s3cret"), "{text}: {unfit}");
         }
         assert!("[::1]:1".parse::<Address>().unwrap().is_loopback());
         assert!("localhost:1".parse::<Address>().unwrap().is_loopback());
