@@ -1,0 +1,246 @@
+//! File, environment and flags in; one [`Config`] out that cannot be wrong, or every fault at once.
+//!
+//! Weakest first: systemd's credentials, the TOML file, the environment, the flags. A value that a stronger
+//! layer gives replaces the weaker one whole: a `--freeswitch-password-file` also hides the file's `password`.
+//!
+//! ```text
+//! file ─ document ─▶ raw ─┐
+//! environment ────────────┼─ overlay ─▶ raw ─ check ─▶ Config + warnings | all the faults
+//! flags ──────────────────┘
+//! ```
+//!
+//! Touches nothing but the files it is told of: the configuration, password and URL files, CA certificates. The
+//! environment is an argument. Knows no socket, no clock, and nothing of how the values are used.
+
+mod check;
+mod cti_url;
+mod document;
+mod fault;
+mod measure;
+mod overlay;
+mod raw;
+mod secret;
+mod values;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::cti::cause::Cause;
+
+pub use cti_url::CtiUrl;
+pub use fault::{ConfigError, Fault, Origin, Unfit, Warning};
+pub use overlay::{Environment, Overrides, VARIABLES};
+pub use raw::known_keys;
+pub use secret::{Password, Secret};
+pub use values::{Address, CauseName, Country, EslUser, Extension, Glob, Number, SwitchName, ZammadName};
+
+/// Read if no file is named, and only if it exists.
+pub const DEFAULT_FILE: &str = "/etc/freeswitch-zammad/config.toml";
+
+/// A checked configuration: every reference leads somewhere, every value is in its bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where the store lives. Not yet created.
+    pub state_dir: PathBuf,
+    /// How numbers are read and written.
+    pub country: Country,
+    /// At least one; names and addresses differ.
+    pub switches: Vec<SwitchConfig>,
+    /// At least one; names and URLs differ.
+    pub zammads: Vec<ZammadConfig>,
+    /// How events are delivered, the same for every Zammad.
+    pub delivery: Delivery,
+    /// Which calls are told.
+    pub calls: Calls,
+    /// What the operator calls some causes, instead of the built-in table.
+    pub causes: BTreeMap<CauseName, Cause>,
+    /// Our own people; extensions differ.
+    pub agents: Vec<Agent>,
+    /// Names for called numbers; numbers differ.
+    pub queues: Vec<QueueName>,
+}
+
+impl Config {
+    /// Reads and checks all that there is. `default_file` is [`DEFAULT_FILE`] outside of tests; it is read only
+    /// if it exists and neither a flag nor the environment names another.
+    ///
+    /// # Errors
+    /// Every fault at once. A file that cannot be read or is not TOML hides what it says: then nothing else is
+    /// judged.
+    pub fn load(
+        overrides: &Overrides,
+        environment: &Environment,
+        default_file: &Path,
+    ) -> Result<Loaded, ConfigError> {
+        let mut report = fault::Report::default();
+        let raw = overlay::read_all(overrides, environment, default_file, &mut report);
+        let config = raw.and_then(|raw| check::config(raw, &mut report));
+        let warnings = report.close()?;
+        Ok(Loaded { config: config.expect("what could not be checked was reported"), warnings })
+    }
+
+    /// The Zammad that `switch` tells its calls to.
+    ///
+    /// # Panics
+    /// If `switch` belongs to another configuration.
+    #[must_use]
+    pub fn zammad_of(&self, switch: &SwitchConfig) -> &ZammadConfig {
+        let found = self.zammads.iter().find(|z| z.name == switch.zammad);
+        found.expect("a switch of this configuration names a Zammad of it")
+    }
+}
+
+/// A configuration, and what an operator should look at all the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// What to run with.
+    pub config: Config,
+    /// To be shown at every start.
+    pub warnings: Vec<Warning>,
+}
+
+/// One FreeSWITCH, by its event socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SwitchConfig {
+    /// Unique.
+    pub name: SwitchName,
+    /// Where the event socket listens.
+    pub address: Address,
+    /// The event socket's, or the user's if there is one.
+    pub password: Password,
+    /// Log in as this user with `userauth`; with `auth` if `None`.
+    pub user: Option<EslUser>,
+    /// Where this switch's calls go; always one of [`Config::zammads`], see [`Config::zammad_of`].
+    pub zammad: ZammadName,
+    /// Silence that ends the connection. FreeSWITCH beats every 20 s.
+    pub heartbeat_timeout: Duration,
+    /// How to judge a leg before any built-in mark; the first that matches decides.
+    pub rules: Vec<LegRule>,
+}
+
+/// Which side a leg is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// A trunk: somebody who is not on our switch.
+    Outside,
+    /// One of our own phones.
+    Ours,
+    /// No person at all: a leg that only joins others.
+    Plumbing,
+}
+
+/// Which way a leg was set up, as the switch sees it (`Call-Direction`): not who called whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LegDirection {
+    /// The leg called the switch.
+    Inbound,
+    /// The switch called the leg.
+    Outbound,
+}
+
+/// Judges the legs that match all of its patterns. At least one pattern or a direction is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LegRule {
+    /// The SIP profile.
+    pub profile: Option<Glob>,
+    /// The dialplan context at the leg's creation.
+    pub context: Option<Glob>,
+    /// The gateway.
+    pub gateway: Option<Glob>,
+    /// The channel's name, `sofia/internal/1001@pbx.example.com`.
+    pub channel: Option<Glob>,
+    /// The number of the leg's other end, as the switch writes it.
+    pub number: Option<Glob>,
+    /// Only legs set up this way.
+    pub direction: Option<LegDirection>,
+    /// What such a leg is.
+    pub side: Side,
+}
+
+/// One Zammad, by its CTI.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ZammadConfig {
+    /// Unique.
+    pub name: ZammadName,
+    /// Where events are posted. Holds the token.
+    pub url: CtiUrl,
+    /// How the other end must prove itself.
+    pub tls: Tls,
+    /// From the start of a request to the end of its answer.
+    pub timeout: Duration,
+}
+
+/// How Zammad's certificate is checked. Means nothing for a plain http URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// Against the authorities that the system trusts.
+    Verify,
+    /// Against those and the ones of this file.
+    VerifyWithCa(CaFile),
+    /// Not at all: whoever answers gets the token.
+    AcceptAnyCertificate,
+}
+
+/// Certificates of authorities, as they were read. Holds at least one PEM block that calls itself a certificate.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CaFile {
+    /// Where they were read.
+    pub path: PathBuf,
+    /// The file's text.
+    pub pem: String,
+}
+
+impl fmt::Debug for CaFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CaFile").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// How events are delivered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// Calls posted at the same time, per Zammad.
+    pub concurrency: NonZeroUsize,
+    /// Wait before the first repeat.
+    pub retry_wait_min: Duration,
+    /// Longest wait between repeats; not less than `retry_wait_min`.
+    pub retry_wait_max: Duration,
+    /// How long a delivered event is remembered.
+    pub delivered_keep: Duration,
+    /// How long a dead letter is kept.
+    pub dead_keep: Duration,
+    /// How many dead letters are kept.
+    pub dead_keep_max: NonZeroUsize,
+    /// An event older than this at its first post goes out without what opens screens.
+    pub late_after: Duration,
+}
+
+/// Which calls are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Calls {
+    /// Also those without an outside party.
+    pub report_internal: bool,
+}
+
+/// One of our own people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// Where they are called. Unique; one with a domain goes before the same one without.
+    pub extension: Extension,
+    /// Their display name or Zammad login.
+    pub user: Option<String>,
+    /// The number that Zammad knows them by; their extension if `None`.
+    pub number: Option<Number>,
+}
+
+/// What a called number is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueName {
+    /// Unique.
+    pub number: Number,
+    /// Sent as the call's queue.
+    pub name: String,
+}
