@@ -6,6 +6,8 @@
 //!
 //! Knows nothing of `esl`, `call`, `cti`, `queue` or the store.
 
+pub mod recording;
+pub mod switch;
 pub mod zammad;
 
 mod port;

@@ -55,6 +55,8 @@ pub(super) struct Line {
 
 impl Line {
     fn new(stream: TcpStream, token: CancellationToken) -> Self {
+        // Answers are small and wanted at once.
+        _ = stream.set_nodelay(true);
         Self { stream, cut: Box::pin(token.clone().cancelled_owned()), token }
     }
 
