@@ -1,0 +1,59 @@
+//! Reads the recordings that the tests start from.
+#![allow(dead_code, reason = "each test is a crate of its own, and not every one needs every helper")]
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use flate2::read::GzDecoder;
+
+/// Every `NAME.esl.gz` of `tests/FOLDER`, unpacked, by name. Panics if there is none.
+pub(crate) fn recordings(folder: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = tests().join(folder);
+    let mut found: Vec<(String, Vec<u8>)> = fs::read_dir(&folder)
+        .unwrap_or_else(|why| panic!("{}: {why}", folder.display()))
+        .map(|entry| entry.unwrap().path())
+        .filter_map(|path| {
+            let name = path.file_name()?.to_str()?.strip_suffix(".esl.gz")?.to_owned();
+            Some((name, unpack(&path)))
+        })
+        .collect();
+    assert!(!found.is_empty(), "no recordings in {}", folder.display());
+    found.sort();
+    found
+}
+
+/// One recording of `tests/FOLDER`, unpacked.
+pub(crate) fn recording(folder: &str, name: &str) -> Vec<u8> {
+    unpack(&tests().join(folder).join(format!("{name}.esl.gz")))
+}
+
+/// What a person watching would say of each recording of `tests/FOLDER`: an object, recording → calls.
+pub(crate) fn expected(folder: &str) -> serde_json::Map<String, serde_json::Value> {
+    match json(&format!("{folder}/expected.json")) {
+        serde_json::Value::Object(all) if !all.is_empty() => all,
+        other => panic!("{folder}/expected.json is no full object: {other}"),
+    }
+}
+
+/// A JSON file below `tests`.
+pub(crate) fn json(path: &str) -> serde_json::Value {
+    serde_json::from_slice(&bytes(path)).unwrap_or_else(|why| panic!("{path}: {why}"))
+}
+
+/// A file below `tests`, as it is.
+pub(crate) fn bytes(path: &str) -> Vec<u8> {
+    fs::read(tests().join(path)).unwrap_or_else(|why| panic!("{path}: {why}"))
+}
+
+fn unpack(path: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    GzDecoder::new(fs::File::open(path).unwrap_or_else(|why| panic!("{}: {why}", path.display())))
+        .read_to_end(&mut bytes)
+        .unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+    bytes
+}
+
+fn tests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+}
