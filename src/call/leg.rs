@@ -12,6 +12,7 @@ use wildmatch::WildMatch;
 
 use super::number;
 use crate::esl::event::Event;
+use crate::time::UnixMillis;
 
 /// Who a leg belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,6 +98,8 @@ pub struct Created {
     pub ties: Vec<String>,
     /// The voicemail runs on this loopback leg.
     pub mailbox: bool,
+    /// When it was made, by the switch's clock.
+    pub at: Option<UnixMillis>,
 }
 
 impl Created {
@@ -139,6 +142,10 @@ impl Created {
             twin: text("variable_other_loopback_leg_uuid").filter(|_| loopback),
             ties: ties(event, &id),
             mailbox: loopback && event.is("variable_loopback_app", "voicemail"),
+            at: text("Caller-Channel-Created-Time")
+                .and_then(|micros| micros.parse::<u64>().ok())
+                .filter(|micros| *micros > 0)
+                .map(|micros| UnixMillis(micros / 1000)),
             id,
             channel,
         })
@@ -239,6 +246,7 @@ impl Created {
             twin: None,
             ties: Vec::new(),
             mailbox: false,
+            at: None,
             channel,
         })
     }

@@ -29,6 +29,8 @@ pub struct Leg {
     pub side: Side,
     /// Which way it was set up.
     pub way: Way,
+    /// When it was made, by the switch's clock.
+    pub created: UnixMillis,
     /// The voicemail runs on it (loopback).
     pub mailbox: bool,
     /// Outside: the number there, normalised. Ours: the extension.

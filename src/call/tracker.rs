@@ -49,7 +49,7 @@ pub struct News {
     pub id: String,
     /// The event.
     pub event: Told,
-    /// When it happened, by the switch's clock.
+    /// When it was heard.
     pub at: UnixMillis,
     /// The call had been answered before, by a person or the mailbox.
     pub answered: bool,
@@ -112,9 +112,8 @@ impl Tracker {
         self.explains = true;
     }
 
-    /// An event was heard. `now` is used where the event carries no time of its own.
-    pub fn handle_event(&mut self, event: &Event, now: UnixMillis) {
-        let at = event.timestamp_ms().map_or(now, UnixMillis);
+    /// An event was heard. The switch's own clock is not asked: it may differ from the one that ends our waits.
+    pub fn handle_event(&mut self, event: &Event, at: UnixMillis) {
         self.handle_timeout(at);
         self.check_core(event, at);
         match event.name() {
@@ -269,6 +268,7 @@ impl Tracker {
             twin,
             side,
             way: created.way,
+            created: created.at.unwrap_or(at),
             mailbox: created.mailbox,
             number,
             domain: created.domain().map(str::to_owned),
@@ -366,7 +366,7 @@ impl Tracker {
     ) {
         let leg = &self.legs[&key];
         let family = leg.family;
-        let id = call_id(&leg.id, at);
+        let id = call_id(&leg.id, leg.created);
         if self.calls.contains_key(&id) {
             return; // the same leg, heard twice
         }
@@ -453,6 +453,7 @@ impl Tracker {
             twin: None,
             side,
             way: unheard.way,
+            created: UnixMillis::default(),
             mailbox: false,
             number,
             domain: None,
@@ -925,13 +926,13 @@ impl Witness {
 }
 
 /// A leg's Unique-ID names its call, unless an application chose it: such a name can return in a later call.
-fn call_id(leg: &str, at: UnixMillis) -> CallId {
+fn call_id(leg: &str, created: UnixMillis) -> CallId {
     let is_uuid = leg.len() == 36 && leg.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
     if is_uuid {
         return CallId::new(leg);
     }
     let end = leg.char_indices().nth(200).map_or(leg.len(), |(end, _)| end);
-    CallId::new(&format!("{}-{}", &leg[..end], at.0))
+    CallId::new(&format!("{}-{}", &leg[..end], created.0))
 }
 
 /// Whether two dialled numbers lead to the same subscriber, written for different trunks.

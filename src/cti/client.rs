@@ -4,7 +4,6 @@
 //! reads no more of an answer than a bound. It says what came back; what that means is [`super::reply`]'s.
 
 use std::error::Error as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER};
@@ -25,8 +24,8 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 pub enum Tls {
     /// Against the system's roots.
     System,
-    /// Against these roots as well: a PEM file.
-    Ca(PathBuf),
+    /// Against these roots as well, in PEM.
+    Ca(String),
     /// Not at all. Anybody on the way can read and answer.
     AcceptAnything,
 }
@@ -34,22 +33,9 @@ pub enum Tls {
 /// Why a client cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The CA file cannot be read.
-    #[error("{}: {source}; name a readable PEM file with ca_file", path.display())]
-    CaUnreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The CA file holds no certificate.
-    #[error("{}: no PEM certificate in it ({why})", path.display())]
-    CaMalformed {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        why: String,
-    },
+    /// No certificate, or a malformed one, where a CA's should be.
+    #[error("the CA file holds no certificate that can be used: {0}; name a PEM file with ca_file")]
+    Ca(String),
     /// reqwest refuses the settings.
     #[error("the HTTP client cannot be set up: {0}")]
     Setup(String),
@@ -77,15 +63,9 @@ impl Client {
         let builder = match tls {
             Tls::System => builder,
             Tls::AcceptAnything => builder.tls_danger_accept_invalid_certs(true),
-            Tls::Ca(path) => {
-                let malformed = |why: String| ClientError::CaMalformed { path: path.clone(), why };
-                let pem = std::fs::read(path)
-                    .map_err(|source| ClientError::CaUnreadable { path: path.clone(), source })?;
-                let roots =
-                    reqwest::Certificate::from_pem_bundle(&pem).map_err(|why| malformed(why.to_string()))?;
-                if roots.is_empty() {
-                    return Err(malformed("it is empty".into()));
-                }
+            Tls::Ca(pem) => {
+                let roots = reqwest::Certificate::from_pem_bundle(pem.as_bytes())
+                    .map_err(|why| ClientError::Ca(why.to_string()))?;
                 builder.tls_certs_merge(roots)
             }
         };

@@ -158,6 +158,7 @@ pub struct Schedule {
     /// The last event that was accepted but not taken in.
     newest: u64,
     loading: bool,
+    load_at: UnixMillis,
     link: Link,
     probe: Probe,
     paused: bool,
@@ -210,6 +211,7 @@ impl Schedule {
             beyond: Some(0),
             newest: 0,
             loading: false,
+            load_at: UnixMillis::default(),
             link: Link::Up,
             probe: Probe::No,
             paused: false,
@@ -241,6 +243,12 @@ impl Schedule {
         for item in items {
             self.take(item, now);
         }
+    }
+
+    /// The store could not be read: asked again later.
+    pub fn handle_unreadable(&mut self, now: UnixMillis) {
+        self.loading = false;
+        self.load_at = now.after(self.settings.backoff.max.min(Duration::from_secs(5)));
     }
 
     /// What came of a post.
@@ -311,6 +319,7 @@ impl Schedule {
         }
         if let Some(from) = self.beyond
             && !self.loading
+            && self.load_at <= now
             && self.held <= WINDOW / 2
         {
             self.loading = true;
@@ -332,16 +341,16 @@ impl Schedule {
     /// When [`Schedule::poll_output`] may have something new without anything having come in.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<UnixMillis> {
-        if self.paused {
-            return None;
-        }
-        match self.probe {
+        let load = self.beyond.filter(|_| !self.loading && self.held <= WINDOW / 2).map(|_| self.load_at);
+        let post = match self.probe {
+            _ if self.paused => None,
             Probe::At(due, _) => Some(due),
             Probe::InFlight(_) => None,
             Probe::No if self.in_flight >= self.width => None,
             Probe::No if !self.ready.is_empty() => Some(UnixMillis::default()),
             Probe::No => self.resting.first().map(|(due, _)| *due),
-        }
+        };
+        load.into_iter().chain(post).min()
     }
 
     /// Whether Zammad can be reached.

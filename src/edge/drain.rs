@@ -1,0 +1,293 @@
+//! Posts to one Zammad: drives its [`Schedule`], sends what it says, tells it what came back.
+//!
+//! Requests, writes to the store and reads from it run side by side; the schedule alone knows their order.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, error, info, warn};
+
+use super::clock;
+use super::intake::Accepted;
+use crate::cti::client::Client;
+use crate::cti::reply::{Done, Outcome};
+use crate::queue::schedule::{Counters, Fate, Item, Link, Output, Schedule, Settings};
+use crate::store::{Pending, Seq, Settle, Store, StoreError};
+use crate::time::UnixMillis;
+
+/// Accepted events that may wait between the intake and a drain.
+pub const QUEUE: usize = 1024;
+/// How long a stopping drain waits for the requests that are on their way.
+const FINISH_MAX: Duration = Duration::from_secs(15);
+
+/// What an operator asks of a drain.
+#[derive(Debug)]
+pub enum Order {
+    /// Stop posting, or go on.
+    Pause(bool),
+    /// Events that were put back into the queue.
+    Revived(Vec<Accepted>),
+    /// Events that were taken out of the store.
+    Removed(Vec<Seq>, oneshot::Sender<()>),
+}
+
+/// What status shows of a Zammad.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrainState {
+    /// Whether it can be reached.
+    pub link: Link,
+    /// Whether an operator stopped it.
+    pub paused: bool,
+    /// Requests on their way.
+    pub in_flight: usize,
+    /// Figures since the start.
+    pub counters: Counters,
+    /// When Zammad last took an event.
+    pub last_delivery: Option<UnixMillis>,
+}
+
+/// One drain's parts.
+pub struct Drain {
+    /// By its configured name.
+    pub name: String,
+    /// Where the events are.
+    pub store: Store,
+    /// How Zammad is reached.
+    pub client: Client,
+    /// Newly accepted events.
+    pub accepted: mpsc::Receiver<Accepted>,
+    /// What operators ask.
+    pub orders: mpsc::Receiver<Order>,
+    /// For status.
+    pub state: watch::Sender<DrainState>,
+}
+
+enum Woken {
+    Accepted(Option<Accepted>),
+    Order(Option<Order>),
+    Finished(Option<Result<Finished, tokio::task::JoinError>>),
+    Due,
+    Stop,
+}
+
+/// A job that has come back.
+enum Finished {
+    Posted(u64, Outcome),
+    Probed(Outcome),
+    Loaded(Result<(Vec<Item>, u64, bool), StoreError>),
+    /// Written to the store, or not.
+    Settled(Result<(), StoreError>),
+    /// The attempt could not be recorded, so nothing was sent.
+    NotGuarded(u64, StoreError),
+}
+
+impl Drain {
+    /// Runs until cancelled; then no new request is begun and those on their way are waited for.
+    pub async fn run(mut self, settings: Settings, stop: CancellationToken) {
+        let mut schedule = Schedule::new(settings, fastrand::u64(..));
+        let mut jobs = JoinSet::new();
+        let mut open = true;
+        while open {
+            self.act(&mut schedule, &mut jobs);
+            let due = schedule.poll_timeout();
+            let woken = tokio::select! {
+                biased;
+                () = stop.cancelled() => Woken::Stop,
+                finished = jobs.join_next(), if !jobs.is_empty() => Woken::Finished(finished),
+                order = self.orders.recv() => Woken::Order(order),
+                accepted = self.accepted.recv() => Woken::Accepted(accepted),
+                () = clock::wait_until(due) => Woken::Due,
+            };
+            let now = clock::now();
+            match woken {
+                Woken::Accepted(Some((seq, pending))) => schedule.handle_accepted(item(seq, pending), now),
+                Woken::Order(Some(order)) => obey(&mut schedule, order, now),
+                Woken::Finished(Some(Ok(finished))) => self.finished(&mut schedule, finished, now),
+                Woken::Finished(Some(Err(why))) => error!(zammad = self.name, reason = %why, "a job was lost"),
+                Woken::Finished(None) | Woken::Due => {}
+                Woken::Stop | Woken::Accepted(None) | Woken::Order(None) => open = false,
+            }
+        }
+        self.finish(&mut schedule, &mut jobs).await;
+    }
+
+    fn act(&self, schedule: &mut Schedule, jobs: &mut JoinSet<Finished>) {
+        let mut settles = Vec::new();
+        let now = clock::now();
+        while let Some(output) = schedule.poll_output(now) {
+            self.perform(output, &mut settles, jobs, now);
+        }
+        self.write(settles, jobs);
+        self.state.send_if_modified(|state| {
+            let last_delivery = if state.counters.delivered == schedule.counters().delivered {
+                state.last_delivery
+            } else {
+                Some(now)
+            };
+            let next = DrainState {
+                link: schedule.link().clone(),
+                paused: schedule.is_paused(),
+                in_flight: schedule.in_flight(),
+                counters: schedule.counters(),
+                last_delivery,
+            };
+            let changed = *state != next;
+            *state = next;
+            changed
+        });
+    }
+
+    fn perform(&self, output: Output, settles: &mut Vec<Settle>, jobs: &mut JoinSet<Finished>, now: UnixMillis) {
+        match output {
+            Output::Post { seq, body, guarded } => {
+                let (client, store) = (self.client.clone(), self.store.clone());
+                let span = tracing::debug_span!("post", zammad = self.name, seq);
+                let job = async move {
+                    if guarded {
+                        let attempt = Settle::Attempt { seq: Seq(seq), at: now };
+                        if let Err(why) = store.settle(vec![attempt]).await {
+                            return Finished::NotGuarded(seq, why);
+                        }
+                    }
+                    Finished::Posted(seq, client.post(body).await)
+                };
+                jobs.spawn(job.instrument(span));
+            }
+            Output::Probe => {
+                let client = self.client.clone();
+                jobs.spawn(async move { Finished::Probed(client.probe().await) });
+            }
+            Output::Settle { seq, fate } => settles.push(self.settle(Seq(seq), fate, now)),
+            Output::Unguard { seq } => settles.push(Settle::Unattempted { seq: Seq(seq) }),
+            Output::Load { from, limit } => {
+                let (store, name) = (self.store.clone(), self.name.clone());
+                jobs.spawn(async move {
+                    let read = tokio::task::spawn_blocking(move || load(&store, &name, from, limit)).await;
+                    Finished::Loaded(read.unwrap_or(Err(StoreError::Closed)))
+                });
+            }
+            Output::Link(Link::Up) => info!(zammad = self.name, "Zammad answers"),
+            Output::Link(Link::Away { why, .. }) => {
+                warn!(zammad = self.name, reason = why, "Zammad is away; events wait");
+            }
+            Output::Link(Link::Misconfigured { why, .. }) => {
+                error!(zammad = self.name, reason = why, "Zammad takes no events until this is mended; they wait");
+            }
+        }
+    }
+
+    fn settle(&self, seq: Seq, fate: Fate, at: UnixMillis) -> Settle {
+        match fate {
+            Fate::Delivered(done) => {
+                let note = match done {
+                    Done::Accepted => None,
+                    Done::AlreadyKnown => Some("Zammad knew the call already".to_owned()),
+                    Done::Rejected { reason } => {
+                        info!(zammad = self.name, seq = seq.0, "the caller is on Zammad's block list");
+                        Some(format!("on Zammad's block list ({reason})"))
+                    }
+                    Done::Dial { .. } => Some("Zammad's routing table names a caller id".to_owned()),
+                };
+                debug!(zammad = self.name, seq = seq.0, "delivered");
+                Settle::Delivered { seq, at, note }
+            }
+            Fate::Ambiguous(why) => {
+                warn!(
+                    zammad = self.name,
+                    seq = seq.0,
+                    reason = why,
+                    "a missed call's hangup may or may not have arrived; repeating it could take the missed mark back, so it is left"
+                );
+                Settle::Delivered { seq, at, note: Some(format!("may not have arrived: {why}")) }
+            }
+            Fate::Dead(story) => {
+                let reason = story.lines().last().unwrap_or_default();
+                error!(zammad = self.name, seq = seq.0, reason, "an event will not be accepted; kept as a dead letter");
+                Settle::Dead { seq, at, story }
+            }
+        }
+    }
+
+    fn write(&self, settles: Vec<Settle>, jobs: &mut JoinSet<Finished>) {
+        if !settles.is_empty() {
+            let store = self.store.clone();
+            jobs.spawn(async move { Finished::Settled(store.settle(settles).await) });
+        }
+    }
+
+    fn finished(&self, schedule: &mut Schedule, finished: Finished, now: UnixMillis) {
+        match finished {
+            Finished::Posted(seq, outcome) => schedule.handle_outcome(seq, &outcome, now),
+            Finished::Probed(outcome) => schedule.handle_probe(&outcome, now),
+            Finished::Loaded(Ok((items, next, at_end))) => schedule.handle_loaded(items, next, at_end, now),
+            Finished::Loaded(Err(why)) => {
+                error!(zammad = self.name, reason = %why, "the queue cannot be read");
+                schedule.handle_unreadable(now);
+            }
+            Finished::Settled(Ok(())) => {}
+            Finished::Settled(Err(why)) => {
+                error!(zammad = self.name, reason = %why, "a delivery could not be recorded; it may be repeated");
+            }
+            Finished::NotGuarded(seq, why) => {
+                error!(zammad = self.name, reason = %why, "an attempt could not be recorded, so it was not made");
+                let outcome = Outcome::NotSent(format!("the attempt could not be recorded: {why}"));
+                schedule.handle_outcome(seq, &outcome, now);
+            }
+        }
+    }
+
+    /// Waits for what is on its way, and records it.
+    async fn finish(&self, schedule: &mut Schedule, jobs: &mut JoinSet<Finished>) {
+        schedule.set_paused(true);
+        let all = async {
+            while let Some(finished) = jobs.join_next().await {
+                if let Ok(finished) = finished {
+                    self.finished(schedule, finished, clock::now());
+                }
+                self.act(schedule, jobs);
+            }
+        };
+        if tokio::time::timeout(FINISH_MAX, all).await.is_err() {
+            warn!(zammad = self.name, "requests were still on their way; what came of them is unknown");
+        }
+    }
+}
+
+fn obey(schedule: &mut Schedule, order: Order, now: UnixMillis) {
+    match order {
+        Order::Pause(paused) => schedule.set_paused(paused),
+        Order::Revived(events) => {
+            for (seq, pending) in events {
+                schedule.handle_accepted(item(seq, pending), now);
+            }
+        }
+        Order::Removed(seqs, done) => {
+            for seq in seqs {
+                schedule.handle_removed(seq.0, now);
+            }
+            // Who asked may have gone away.
+            let _ = done.send(());
+        }
+    }
+}
+
+/// Reads a stretch of the queue; events of other Zammads are passed over.
+fn load(store: &Store, zammad: &str, from: u64, limit: usize) -> Result<(Vec<Item>, u64, bool), StoreError> {
+    let rows = store.pending_from(Seq(from), limit)?;
+    let at_end = rows.len() < limit;
+    let next = rows.last().map_or(from, |(seq, _)| seq.0 + 1);
+    let items = rows.into_iter().filter(|(_, p)| p.zammad == zammad).map(|(seq, p)| item(seq, p)).collect();
+    Ok((items, next, at_end))
+}
+
+fn item(seq: Seq, pending: Pending) -> Item {
+    Item {
+        seq: seq.0,
+        event: pending.event,
+        happened: pending.happened,
+        answered: pending.answered,
+        attempted: pending.attempt.is_some(),
+    }
+}

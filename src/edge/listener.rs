@@ -1,0 +1,282 @@
+//! Keeps one connection to one switch: connects, drives [`Session`], hands events to the intake, reconnects.
+//!
+//! Never waits for Zammad. Where the intake is behind (the disk is slow), reading waits: the switch then keeps
+//! up to 100,000 events for us, and each such wait is counted.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::{mpsc, watch};
+use tokio_util::codec::FramedRead;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::clock;
+use crate::esl::event::Event;
+use crate::esl::frame::{FrameDecoder, FrameError};
+use crate::esl::session::{Fault, Login, Output, Session};
+use crate::queue::backoff::Backoff;
+use crate::time::UnixMillis;
+
+/// How long a TCP connect may take.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// Bytes read at once; an event is 8 kB on average.
+const READ_SIZE: usize = 64 * 1024;
+/// Waits between connections.
+const RECONNECT: Backoff = Backoff { min: Duration::from_millis(500), max: Duration::from_secs(30) };
+/// Wait where only a person can help, once the switch had accepted us before.
+const HELPLESS_WAIT: Duration = Duration::from_secs(60);
+
+/// What is asked after each login: which legs there are.
+pub const CHANNELS: &str = "show channels as json";
+/// How a leg is asked for; its name follows.
+pub const DUMP: &str = "uuid_dump ";
+
+/// Which switch, and how to reach it.
+#[derive(Clone)]
+pub struct Settings {
+    /// By its configured name.
+    pub name: String,
+    /// `HOST:PORT`.
+    pub address: String,
+    /// How to log in.
+    pub login: Login,
+    /// Longest silence.
+    pub heartbeat_timeout: Duration,
+}
+
+/// What the listener tells the intake.
+#[derive(Debug)]
+pub struct Heard {
+    /// Index of the switch in the configuration.
+    pub switch: usize,
+    /// When.
+    pub at: UnixMillis,
+    /// What.
+    pub what: What,
+}
+
+/// See [`Heard`].
+#[derive(Debug)]
+pub enum What {
+    /// An event.
+    Event(Event),
+    /// Logged in and subscribed; what happened before was missed.
+    Listening,
+    /// The answer to [`CHANNELS`].
+    Channels(Bytes),
+    /// The answer to [`DUMP`]: one leg as it is now.
+    Leg(Event),
+    /// Every leg that was asked for has been told.
+    Synced,
+}
+
+/// What status shows of a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkState {
+    /// Whether events come in.
+    pub listening: bool,
+    /// Since when.
+    pub since: UnixMillis,
+    /// Why not, if not.
+    pub why: String,
+    /// How often it was lost.
+    pub losses: u64,
+    /// Events heard.
+    pub events: u64,
+    /// Events that could not be read, and were skipped.
+    pub skipped: u64,
+    /// How often reading had to wait for the disk.
+    pub waits: u64,
+}
+
+/// Runs until cancelled. A permanent fault before the first success is returned; later ones are retried slowly.
+///
+/// # Errors
+/// A permanent fault at the first login: only a person can help, and trying for ever would hide it.
+pub async fn run(
+    settings: Settings,
+    switch: usize,
+    intake: mpsc::Sender<Heard>,
+    mut wanted: mpsc::Receiver<Vec<String>>,
+    state: watch::Sender<LinkState>,
+    stop: CancellationToken,
+) -> Result<(), Fault> {
+    let mut failures = 0;
+    let mut ever = false;
+    while !stop.is_cancelled() {
+        let mut connection = Connection { settings: &settings, switch, intake: &intake, state: &state };
+        let end = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            end = connection.live(&mut wanted) => end,
+        };
+        let listened = state.borrow().listening;
+        ever |= listened;
+        failures = if listened { 1 } else { failures + 1 };
+        let why = end.to_string();
+        let changed = state.borrow().why != why || listened;
+        state.send_modify(|s| {
+            s.losses += u64::from(listened);
+            s.listening = false;
+            s.since = if listened { clock::now() } else { s.since };
+            s.why.clone_from(&why);
+        });
+        let wait = match end {
+            End::Fault(fault) if fault.is_permanent() && !ever => return Err(fault),
+            End::Fault(fault) if fault.is_permanent() => {
+                error!(switch = settings.name, reason = why, "the switch refuses us; trying again every minute");
+                HELPLESS_WAIT
+            }
+            _ => {
+                let wait = RECONNECT.wait(failures, fastrand::f64());
+                if changed {
+                    warn!(switch = settings.name, reason = why, "no link to the switch; trying again");
+                } else {
+                    debug!(switch = settings.name, reason = why, "still no link to the switch");
+                }
+                wait
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("no connection to {address}: {why}; is mod_event_socket loaded and listening there?")]
+    NoConnection { address: String, why: String },
+    #[error("{0}")]
+    Fault(Fault),
+    #[error("{0}; reconnecting, because the next frame's beginning is unknown")]
+    Frame(FrameError),
+    #[error("the connection ended without a word; the switch or the way to it broke down")]
+    Eof,
+    #[error("the connection broke while writing: {0}")]
+    Write(std::io::Error),
+    #[error("stopping")]
+    Stopping,
+}
+
+struct Connection<'a> {
+    settings: &'a Settings,
+    switch: usize,
+    intake: &'a mpsc::Sender<Heard>,
+    state: &'a watch::Sender<LinkState>,
+}
+
+enum Woken {
+    Frame(Option<Result<crate::esl::frame::Frame, FrameError>>),
+    Wanted(Option<Vec<String>>),
+    Timeout,
+}
+
+impl Connection<'_> {
+    /// From connect to the end.
+    async fn live(&mut self, wanted: &mut mpsc::Receiver<Vec<String>>) -> End {
+        let address = &self.settings.address;
+        let no = |why: String| End::NoConnection { address: address.clone(), why };
+        let stream = match tokio::time::timeout(CONNECT_MAX, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(why)) => return no(why.to_string()),
+            Err(_) => return no(format!("nothing answered within {} s", CONNECT_MAX.as_secs())),
+        };
+        // Commands are short and rare; none should wait for an acknowledgement of another.
+        let _ = stream.set_nodelay(true);
+        let (read, mut write) = stream.into_split();
+        let mut frames = FramedRead::with_capacity(read, FrameDecoder::default(), READ_SIZE);
+        let mut session =
+            Session::new(self.settings.login.clone(), self.settings.heartbeat_timeout, clock::now());
+        let mut dumps = 0_usize;
+        while wanted.try_recv().is_ok() {} // asked for on an earlier connection
+        loop {
+            let woken = tokio::select! {
+                frame = frames.next() => Woken::Frame(frame),
+                legs = wanted.recv() => Woken::Wanted(legs),
+                () = clock::wait_until(session.poll_timeout()) => Woken::Timeout,
+            };
+            let now = clock::now();
+            match woken {
+                Woken::Frame(Some(Ok(frame))) => session.handle_frame(frame, now),
+                Woken::Frame(Some(Err(FrameError::Io(why)))) => return no(why.to_string()),
+                Woken::Frame(Some(Err(why))) => return End::Frame(why),
+                Woken::Frame(None) => return End::Eof,
+                Woken::Timeout => session.handle_timeout(now),
+                Woken::Wanted(None) => return End::Stopping,
+                Woken::Wanted(Some(legs)) => {
+                    for leg in legs {
+                        dumps += usize::from(session.ask(&format!("{DUMP}{leg}")).is_ok());
+                    }
+                    if dumps == 0 {
+                        self.tell(What::Synced, now).await;
+                    }
+                }
+            }
+            if let Err(end) = self.act(&mut session, &mut write, &mut dumps).await {
+                return end;
+            }
+        }
+    }
+
+    async fn act(
+        &mut self,
+        session: &mut Session,
+        write: &mut OwnedWriteHalf,
+        dumps: &mut usize,
+    ) -> Result<(), End> {
+        while let Some(output) = session.poll_output() {
+            let now = clock::now();
+            match output {
+                Output::Send(bytes) => write.write_all(&bytes).await.map_err(End::Write)?,
+                Output::Listening => {
+                    info!(switch = self.settings.name, "listening to the switch");
+                    self.state.send_modify(|s| {
+                        s.listening = true;
+                        s.since = now;
+                        s.why.clear();
+                    });
+                    self.tell(What::Listening, now).await;
+                    session.ask(CHANNELS).expect("a fixed command is one line");
+                }
+                Output::Event(event) => {
+                    self.state.send_modify(|s| s.events += 1);
+                    self.tell(What::Event(event), now).await;
+                }
+                Output::Skipped(why) => {
+                    self.state.send_modify(|s| s.skipped += 1);
+                    warn!(switch = self.settings.name, reason = %why, "an event could not be read and was skipped");
+                }
+                Output::Answer { asked, body } if asked == CHANNELS => self.tell(What::Channels(body), now).await,
+                Output::Answer { body, .. } => {
+                    // A leg that has ended meanwhile is answered with -ERR; its hangup was heard.
+                    if let Ok(leg) = Event::parse(&body) {
+                        self.tell(What::Leg(leg), now).await;
+                    }
+                    *dumps = dumps.saturating_sub(1);
+                    if *dumps == 0 {
+                        self.tell(What::Synced, now).await;
+                    }
+                }
+                Output::Fault(fault) => return Err(End::Fault(fault)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, what: What, at: UnixMillis) {
+        let heard = Heard { switch: self.switch, at, what };
+        if let Err(mpsc::error::TrySendError::Full(heard)) = self.intake.try_send(heard) {
+            self.state.send_modify(|s| s.waits += 1);
+            // Closed means that the program is stopping; then nobody listens any more.
+            let _ = self.intake.send(heard).await;
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The only code that waits or touches the world: sockets, the store's threads, the clock.
+//!
+//! ```text
+//! listener (one per switch) ─▶ intake ─▶ store ─▶ drain (one per Zammad)
+//!                                control: answers questions about all of them
+//! ```
+//!
+//! Each task drives a pure state machine and decides nothing itself. The queues between them are bounded.
+
+pub mod clock;
+pub mod control;
+pub mod drain;
+pub mod intake;
+pub mod listener;
