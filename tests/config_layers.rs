@@ -252,6 +252,10 @@ fn a_file_that_is_named_must_exist_and_the_default_one_need_not() {
         let error = here.try_env(&secrets).expect_err("a link to nowhere, then to itself");
         assert!(error.to_string().contains("cannot be read"), "{error}");
     }
+    // Not "does not exist", but "cannot be known to": its folder is a file.
+    let below_a_file = here.write("file", "").join("config.toml");
+    let environment: Environment = secrets.into_iter().collect();
+    assert!(Config::load(&Overrides::default(), &environment, &below_a_file).is_err());
 }
 
 #[test]
