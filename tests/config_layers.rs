@@ -166,6 +166,43 @@ fn systemd_credentials_are_used_when_nothing_stronger_names_them() {
 }
 
 #[test]
+fn the_unit_and_the_configuration_agree() {
+    let unit = include_str!("../systemd/freeswitch-zammad.service");
+    let values = |key: &str| -> Vec<&str> {
+        unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).collect()
+    };
+    let here = Here::new();
+    let config = here.env(&[(URL, "https://z.test/api/v1/cti/t"), (PASSWORD, "pw")]).config;
+    assert_eq!(values("StateDirectory").len(), 1);
+    assert_eq!(config.state_dir, Path::new("/var/lib").join(values("StateDirectory")[0]));
+    assert_eq!(values("RestartPreventExitStatus"), ["78"]);
+
+    // Each credential that the unit loads is one that is read: without any of them something is missing.
+    let names = values("LoadCredential");
+    assert_eq!(names.len(), 2);
+    let folder = ("CREDENTIALS_DIRECTORY", here.folder.path().to_str().unwrap());
+    for (loaded, name) in names.iter().enumerate() {
+        assert_eq!(here.try_env(&[folder]).unwrap_err().faults.len(), names.len() - loaded);
+        here.write(name, "https://z.test/api/v1/cti/t");
+    }
+    here.env(&[folder]);
+}
+
+#[test]
+fn a_foreign_variable_that_is_not_unicode_is_no_fault() {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+    let os = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+    let environment = Environment::from_os([
+        (os(b"LS_COLOURS"), os(b"\xff")),
+        (os(URL.as_bytes()), os(b"https://z.test/api/v1/cti/t")),
+        (os(PASSWORD.as_bytes()), os(b"pw")),
+    ]);
+    let absent = Here::new().folder.path().join("config.toml");
+    assert!(Config::load(&Overrides::default(), &environment, &absent).is_ok());
+}
+
+#[test]
 fn relative_paths_are_taken_from_the_files_folder() {
     let here = Here::new();
     here.write("url-b", "https://b.test/api/v1/cti/tok");
@@ -206,8 +243,19 @@ fn a_file_that_is_named_must_exist_and_the_default_one_need_not() {
     assert_eq!(config.country.to_string(), "IT");
 
     // A default file that is there and cannot be read is not passed over.
-    fs::create_dir(here.folder.path().join("config.toml")).unwrap();
+    let default = here.folder.path().join("config.toml");
+    fs::create_dir(&default).unwrap();
     assert!(here.try_env(&secrets).unwrap_err().to_string().contains("cannot be read"));
+    for leads_to in [absent, default.clone()] {
+        let _ = fs::remove_dir(&default).or_else(|_| fs::remove_file(&default));
+        std::os::unix::fs::symlink(&leads_to, &default).unwrap();
+        let error = here.try_env(&secrets).expect_err("a link to nowhere, then to itself");
+        assert!(error.to_string().contains("cannot be read"), "{error}");
+    }
+    // Not "does not exist", but "cannot be known to": its folder is a file.
+    let below_a_file = here.write("file", "").join("config.toml");
+    let environment: Environment = secrets.into_iter().collect();
+    assert!(Config::load(&Overrides::default(), &environment, &below_a_file).is_err());
 }
 
 #[test]

@@ -92,8 +92,8 @@ fn zammad(
         place,
         ["url", "url_file"],
         "nothing says where Zammad's CTI is",
-        "write url_file = \"/path\" in its [[zammad]], set FREESWITCH_ZAMMAD_ZAMMAD_URL, or load the systemd credential \
-         zammad-url; Zammad shows the URL under Admin > System > Integrations > CTI (generic)",
+        "write url_file = \"/path\" in its [[zammad]], set FREESWITCH_ZAMMAD_ZAMMAD_URL, or load \
+         the systemd credential zammad-url; Zammad shows the URL under Admin > System > Integrations > CTI (generic)",
         report,
     );
     let url = url.and_then(|given| match given.value.expose().parse::<CtiUrl>() {
@@ -144,7 +144,8 @@ fn tls(
         (true, None) => Some(Tls::Verify),
         (false, _) => {
             if let Some(word) = word.filter(|_| encrypted) {
-                let what = "Zammad's certificate is not checked: whoever stands between gets the token and every number";
+                let what = "Zammad's certificate is not checked: \
+                            whoever stands between gets the token and every number";
                 report.warn(
                     &word.origin,
                     key,
@@ -236,8 +237,8 @@ fn password(
         place,
         ["password", "password_file"],
         "nothing says the event socket's password",
-        "write password_file = \"/path\" in its [[switch]], set FREESWITCH_ZAMMAD_FREESWITCH_PASSWORD_FILE, or load the \
-         systemd credential freeswitch-password; the password is in event_socket.conf.xml",
+        "write password_file = \"/path\" in its [[switch]], set \
+         FREESWITCH_ZAMMAD_FREESWITCH_PASSWORD_FILE, or load the systemd credential freeswitch-password; the password is in event_socket.conf.xml",
         report,
     )?;
     let key = place.key("password");

@@ -1,7 +1,7 @@
 //! The address of one Zammad's CTI: `https://HOST/api/v1/cti/TOKEN`.
 //!
-//! The token in its path is the only key to the interface, so the type is a secret: it shows everything but the
-//! token. Knows nothing of HTTP clients.
+//! The token in its path is the only key to the interface, so the type is a secret: it shows everything but
+//! the token. Knows nothing of HTTP clients.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +11,8 @@ use url::{Host, Url};
 use super::fault::Unfit;
 use super::secret::MASK;
 
-/// A checked CTI address: http or https, a host, a path that ends in `/api/v1/cti/` and a token, nothing after it.
+/// A checked CTI address: http or https, a host, a path that ends in `/api/v1/cti/` and a token, nothing
+/// after it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CtiUrl {
     /// Without a slash at its end.

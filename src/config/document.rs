@@ -18,8 +18,8 @@ pub(super) struct Given<T> {
     pub(super) origin: Origin,
 }
 
-/// Parses `text` and reads it with `read`, which asks for every key it knows. `path` is where the text was read;
-/// relative paths in it are taken from there.
+/// Parses `text` and reads it with `read`, which asks for every key it knows. `path` is where the text was
+/// read; relative paths in it are taken from there.
 ///
 /// Returns `None`, with a fault for each place, if the text is not TOML: half of it is not worth judging.
 pub(super) fn read_document<T>(
@@ -47,7 +47,8 @@ pub(super) fn read_document<T>(
     Some(Section::read(&mut reader, String::new(), "", origin(None), Some(root.get_ref()), read))
 }
 
-/// Every key that `read` asks for, with dots between table and key (`switch.rule.profile`), in order of the alphabet.
+/// Every key that `read` asks for, with dots between table and key (`switch.rule.profile`), in order of the
+/// alphabet.
 pub(super) fn keys_asked_for<T>(read: impl FnOnce(&mut Section<'_, '_>) -> T) -> Vec<String> {
     let mut report = Report::default();
     let mut reader =
@@ -275,7 +276,8 @@ impl Reader<'_> {
     }
 }
 
-/// The known word that `word` was probably meant to be: at most a third of its letters away, or its beginning.
+/// The known word that `word` was probably meant to be: at most a third of its letters away, or its
+/// beginning.
 pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     if let Some((_, meant)) = OFTEN_MEANT.iter().find(|(written, _)| *written == word)
         && let Some(found) = known.iter().find(|k| *k == meant)

@@ -1,7 +1,8 @@
 //! File, environment and flags in; one [`Config`] out that cannot be wrong, or every fault at once.
 //!
 //! Weakest first: systemd's credentials, the TOML file, the environment, the flags. A value that a stronger
-//! layer gives replaces the weaker one whole: a `--freeswitch-password-file` also hides the file's `password`.
+//! layer gives replaces the weaker one whole: a `--freeswitch-password-file` also hides the file's
+//! `password`.
 //!
 //! ```text
 //! file ─ document ─▶ raw ─┐
@@ -9,8 +10,8 @@
 //! flags ──────────────────┘
 //! ```
 //!
-//! Touches nothing but the files it is told of: the configuration, password and URL files, CA certificates. The
-//! environment is an argument. Knows no socket, no clock, and nothing of how the values are used.
+//! Touches nothing but the files it is told of: the configuration, password and URL files, CA certificates.
+//! The environment is an argument. Knows no socket, no clock, and nothing of how the values are used.
 
 mod check;
 mod cti_url;
@@ -64,12 +65,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads and checks all that there is. `default_file` is [`DEFAULT_FILE`] outside of tests; it is read only
-    /// if it exists and neither a flag nor the environment names another.
+    /// Reads and checks all that there is. `default_file` is [`DEFAULT_FILE`] outside of tests; it is read
+    /// only if it exists and neither a flag nor the environment names another.
     ///
     /// # Errors
-    /// Every fault at once. A file that cannot be read or is not TOML hides what it says: then nothing else is
-    /// judged.
+    /// Every fault at once. A file that cannot be read or is not TOML hides what it says: then nothing else
+    /// is judged.
     pub fn load(
         overrides: &Overrides,
         environment: &Environment,
@@ -184,7 +185,8 @@ pub enum Tls {
     AcceptAnyCertificate,
 }
 
-/// Certificates of authorities, as they were read. Holds at least one PEM block that calls itself a certificate.
+/// Certificates of authorities, as they were read. Holds at least one PEM block that calls itself a
+/// certificate.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CaFile {
     /// Where they were read.

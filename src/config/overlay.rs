@@ -1,11 +1,12 @@
 //! Lays the flags over the environment over the file over systemd's credentials.
 //!
-//! Flags and environment speak of *the* switch and *the* Zammad. Where the file has several, they would have to
-//! guess, so that is a fault. Judges nothing else.
+//! Flags and environment speak of *the* switch and *the* Zammad. Where the file has several, they would have
+//! to guess, so that is a fault. Judges nothing else.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::{self, Display};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -39,7 +40,7 @@ pub struct Overrides {
 }
 
 /// Every variable that is read, ours first. The rest is set by py-zammad-cti's users and by systemd.
-pub const VARIABLES: [&str; 14] = [
+pub const VARIABLES: [&str; 13] = [
     "FREESWITCH_ZAMMAD_CONFIG",
     "FREESWITCH_ZAMMAD_ZAMMAD_URL",
     "FREESWITCH_ZAMMAD_ZAMMAD_VERIFY_SSL",
@@ -53,12 +54,10 @@ pub const VARIABLES: [&str; 14] = [
     "ZammadCTI_VERIFY_SSL",
     "CREDENTIALS_DIRECTORY",
     "STATE_DIRECTORY",
-    // Ours too, but read before there is a configuration: it says how much is logged.
-    "FREESWITCH_ZAMMAD_LOG",
 ];
 
-/// The environment, handed over as a value: `std::env::vars().collect()`. A variable that is set to nothing counts
-/// as not set. Debug shows no values.
+/// The environment, handed over as a value. A variable that is set to nothing counts as not set. Debug shows
+/// no values.
 #[derive(Clone, Default)]
 pub struct Environment(BTreeMap<String, Secret>);
 
@@ -76,6 +75,14 @@ impl fmt::Debug for Environment {
 }
 
 impl Environment {
+    /// From `std::env::vars_os()`. What is not Unicode arrives with replacement characters and then fails its
+    /// check, where `std::env::vars()` would panic over a variable that is none of ours.
+    #[must_use]
+    pub fn from_os(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        let text = |s: OsString| s.to_string_lossy().into_owned();
+        variables.into_iter().map(|(name, value)| (text(name), text(value))).collect()
+    }
+
     fn secret(&self, name: &str) -> Option<Given<Secret>> {
         let value = self.0.get(name)?.clone();
         Some(Given { value, origin: Origin::Environment(name.to_owned()) })
@@ -96,8 +103,8 @@ impl<T> Given<T> {
     }
 }
 
-/// Reads the file, if there is one, and lays everything stronger over it. `None`, with faults, if there is a file
-/// that cannot be read.
+/// Reads the file, if there is one, and lays everything stronger over it. `None`, with faults, if there is a
+/// file that cannot be read.
 pub(super) fn read_all(
     overrides: &Overrides,
     environment: &Environment,
@@ -139,7 +146,8 @@ pub(super) fn read_all(
 
 /// The most that is read of a file that holds one secret.
 pub(super) const SECRET_BYTES_MAX: u64 = 4 * 1024;
-/// The most that is read of the configuration or of a file of certificates: the system's whole list has 250 kB.
+/// The most that is read of the configuration or of a file of certificates: the system's whole list has 250
+/// kB.
 pub(super) const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// A file's text, and whether everybody on the machine may read it.
@@ -148,14 +156,15 @@ pub(super) struct ReadText {
     pub(super) world_readable: bool,
 }
 
-/// Reads at most `bytes_max` bytes of `path` as UTF-8. The error says what and what to do, without the contents; it
-/// calls the file `shown`, because a path that leads nowhere can be a secret in the wrong place.
+/// Reads at most `bytes_max` bytes of `path` as UTF-8. The error says what and what to do, without the
+/// contents; it calls the file `shown`, because a path that leads nowhere can be a secret in the wrong place.
 pub(super) fn read_text(path: &Path, shown: impl Display, bytes_max: u64) -> Result<ReadText, Unfit> {
     let fail = |e: &io::Error| {
         let remedy = match e.kind() {
             io::ErrorKind::NotFound => "write the path of a file that exists, or create it",
             io::ErrorKind::PermissionDenied => {
-                "make it readable for the user the daemon runs as; under systemd, hand it over with LoadCredential="
+                "make it readable for the user the daemon runs as; \
+                 under systemd, hand it over with LoadCredential="
             }
             _ => "write the path of a readable file",
         };
@@ -178,7 +187,8 @@ pub(super) fn read_text(path: &Path, shown: impl Display, bytes_max: u64) -> Res
 pub(super) fn chmod_remedy(path: &Path) -> String {
     let path = path.display();
     format!(
-        "chmod 600 {path}, or 640 with the daemon's group; under systemd, hand secrets over with LoadCredential="
+        "chmod 600 {path}, or 640 with the daemon's group; \
+         under systemd, hand secrets over with LoadCredential="
     )
 }
 
@@ -187,7 +197,8 @@ fn read_file(named: Option<Given<PathBuf>>, default_file: &Path, report: &mut Re
         Some(given) => (given.value, given.origin, true),
         None => (default_file.to_owned(), Origin::File { path: default_file.to_owned(), line: None }, false),
     };
-    if !must_exist && File::open(&path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+    // Asked of the link itself: one that leads nowhere was meant to lead somewhere.
+    if !must_exist && fs::symlink_metadata(&path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
         return Some(RawConfig::default());
     }
     let read = match read_text(&path, path.display(), FILE_BYTES_MAX) {

@@ -8,8 +8,8 @@ use super::document::{self, Given, Section};
 use super::fault::{Origin, Report};
 use super::secret::Secret;
 
-/// Every key that the file may have, as `switch.rule.profile`, in order of the alphabet. The keys of `[causes]`
-/// are the operator's own.
+/// Every key that the file may have, as `switch.rule.profile`, in order of the alphabet. The keys of
+/// `[causes]` are the operator's own.
 #[must_use]
 pub fn known_keys() -> Vec<String> {
     document::keys_asked_for(config)

@@ -54,7 +54,8 @@ impl FromStr for Address {
             None => text.split_once(':').unwrap_or((text, "")),
         };
         let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-        // From here on the text is not repeated where it could hold a password: PASSWORD@HOST, HOST:PORT:PASSWORD.
+        // From here on the text is not repeated where it could hold a password: PASSWORD@HOST,
+        // HOST:PORT:PASSWORD.
         if host.is_empty() || !(host.contains(':') || host.bytes().all(fits)) {
             return Err(Unfit::new("no host name or IP address stands in front of the port", EXAMPLE));
         }
