@@ -1,6 +1,8 @@
 //! A process that accepts is really killed, again and again. Alone in its file: another test's child would
 //! inherit the store's lock for a moment.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests, where a panic is the report")]
+
 use std::collections::BTreeMap;
 use std::env;
 use std::io::{BufRead, BufReader, Write, stdout};

@@ -1,5 +1,7 @@
 //! What the store promises to those who use it, through its public interface, on a real disk.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests, where a panic is the report")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
