@@ -217,6 +217,20 @@ async fn stopped_it_refuses_and_back_on_its_port_it_knows_its_log() {
 }
 
 #[tokio::test]
+async fn stop_resets_what_is_under_way() {
+    let mut zammad = Zammad::start(Settings::default()).unwrap();
+    zammad.set_faults([Fault::slow(Duration::from_secs(3600), Duration::ZERO)]);
+    let (url, body) = (zammad.url(), call("newCall", "c1").to_string());
+    let post = client_with(|c| c.timeout(Duration::from_secs(20))).post(url);
+    let sent = tokio::spawn(post.header("Content-Type", "application/json").body(body).send());
+    zammad.wait_until(|_, requests| requests.len() == 1).await;
+    zammad.stop().await;
+    let why = sent.await.unwrap().unwrap_err();
+    assert!(is_reset(&why), "{why:?}");
+    assert!(zammad.log().is_empty());
+}
+
+#[tokio::test]
 async fn counts_requests_under_way_for_one_call() {
     let zammad = Zammad::start(Settings::default()).unwrap();
     for id in ["c1", "c2"] {

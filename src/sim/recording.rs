@@ -86,7 +86,12 @@ impl Recording {
         const KINDS: [&str; 3] = ["Unique-ID", "Other-Leg-Unique-ID", "Old-Unique-ID"];
         let ids: BTreeSet<&[u8]> =
             self.events.iter().flat_map(|e| KINDS.iter().filter_map(|kind| e.raw(kind))).collect();
-        let mut pairs: Vec<(&[u8], Vec<u8>)> = ids.into_iter().map(|id| (id, fresh_id(id, suffix))).collect();
+        let (uuids, chosen): (Vec<&[u8]>, Vec<&[u8]>) = ids.into_iter().partition(|id| is_uuid(id));
+        let mut pairs: Vec<(&[u8], Vec<u8>)> = uuids.iter().map(|id| (*id, fresh_uuid(id, suffix))).collect();
+        // An application may build its id around another leg's.
+        let named = |id: &[u8]| [&replaced(id, &pairs)[..], b"-", suffix.as_bytes()].concat();
+        let named: Vec<(&[u8], Vec<u8>)> = chosen.iter().map(|id| (*id, named(id))).collect();
+        pairs.extend(named);
         // Of an id that is the beginning of another, the longer one must match first.
         pairs.sort_by_key(|(id, _)| std::cmp::Reverse(id.len()));
         self.map(|event| {
@@ -300,12 +305,8 @@ fn encode(value: &str) -> String {
     percent_encoding::utf8_percent_encode(value, PLAIN).to_string()
 }
 
-fn fresh_id(id: &[u8], suffix: &str) -> Vec<u8> {
-    let text = String::from_utf8_lossy(id);
-    if is_uuid(id) {
-        return uuid_from(&format!("{text}/{suffix}")).into_bytes();
-    }
-    format!("{text}-{suffix}").into_bytes()
+fn fresh_uuid(id: &[u8], suffix: &str) -> Vec<u8> {
+    uuid_from(&format!("{}/{suffix}", String::from_utf8_lossy(id))).into_bytes()
 }
 
 fn is_uuid(id: &[u8]) -> bool {

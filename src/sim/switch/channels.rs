@@ -61,6 +61,7 @@ impl Channels {
                 if let Some(channel) = self.live.get_mut(&id) {
                     channel.update = Some(event.clone());
                 }
+                self.note(&id, event);
             }
             name if name.starts_with("CHANNEL_") => self.note(&id, event),
             _ => {}
@@ -136,7 +137,10 @@ impl Channel {
         let epoch = first("Caller-Channel-Created-Time").parse::<i64>().unwrap_or_default() / 1_000_000;
         let created = Timestamp::from_second(epoch).unwrap_or_default();
         // The switch's table learns of an inbound leg's call only when it is bridged.
-        let known = self.bridged.is_some() || first("Call-Direction") == "outbound";
+        let inbound = first("Call-Direction") == "inbound";
+        let known = self.bridged.is_some() || !inbound;
+        // The event itself still says what was before it.
+        let answers = self.last.name() == "CHANNEL_ANSWER";
         let row = [
             ("uuid", id.to_owned()),
             ("direction", first("Call-Direction")),
@@ -162,8 +166,8 @@ impl Channel {
             ("hostname", last("FreeSWITCH-Hostname")),
             ("presence_id", last("Channel-Presence-ID")),
             ("presence_data", String::new()),
-            ("accountcode", last("variable_accountcode")),
-            ("callstate", last("Channel-Call-State")),
+            ("accountcode", if inbound { first("variable_accountcode") } else { String::new() }),
+            ("callstate", if answers { "ACTIVE".to_owned() } else { last("Channel-Call-State") }),
             ("callee_name", last("Caller-Callee-ID-Name")),
             ("callee_num", last("Caller-Callee-ID-Number")),
             ("callee_direction", update("Direction")),
