@@ -3,6 +3,8 @@
 pub mod call;
 pub mod config;
 pub mod cti;
+pub mod daemon;
+pub mod edge;
 pub mod esl;
 pub mod queue;
 pub mod sim;

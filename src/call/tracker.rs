@@ -118,11 +118,12 @@ impl Tracker {
         self.check_core(event, at);
         match event.name() {
             Name::ChannelCreate => self.created(event, at),
-            Name::ChannelAnswer | Name::ChannelData => {
+            Name::ChannelAnswer => {
                 if let Some(leg) = self.leg_of(event, at) {
                     self.connections_of(leg, event, at);
                 }
             }
+            Name::ChannelData => self.found(event, at),
             Name::ChannelBridge => self.bridged(event, at),
             Name::ChannelUnbridge => self.unbridged(event, at),
             Name::ChannelHangupComplete => self.hung_up(event, at),
@@ -304,6 +305,9 @@ impl Tracker {
                 let from = leg.number.clone();
                 self.open(key, Direction::In, from, to, None, at);
             }
+            (Side::Outside, Way::Outbound, None) if let Some(dialler) = self.person_near(key) => {
+                self.dialled_out(key, dialler, at);
+            }
             (Side::Outside, Way::Outbound, None) => {
                 let from = self.settings.country.normalise(created.caller.as_deref().unwrap_or_default());
                 let to = leg.number.clone();
@@ -420,6 +424,15 @@ impl Tracker {
         None
     }
 
+    /// Click-to-call over loopback: nobody dialled, but one of our phones stands in the same family.
+    fn person_near(&self, key: LegKey) -> Option<LegKey> {
+        let family = &self.families[&self.legs[&key].family];
+        let near = |k: &&LegKey| {
+            self.legs.get(k).is_some_and(|l| l.side == Side::Ours && l.answered && l.ended.is_none())
+        };
+        family.legs.iter().find(near).copied()
+    }
+
     fn cause_of(&self, key: LegKey) -> Option<LegKey> {
         let leg = self.legs.get(&key)?;
         let twin = leg.twin.filter(|t| self.legs.get(t).is_some_and(|t| t.originator.is_some()));
@@ -507,6 +520,22 @@ impl Tracker {
             self.leg_mut(b).peer = Some(a);
             self.connections_of(a, event, at);
         }
+    }
+
+    /// A leg as the switch shows it after a gap, perhaps in the middle of a conversation.
+    fn found(&mut self, event: &Event, at: UnixMillis) {
+        let Some(own) = self.leg_of(event, at) else { return };
+        let peer = event
+            .some("variable_bridge_uuid")
+            .filter(|peer| event.is("Other-Leg-Unique-ID", peer))
+            .and_then(|peer| self.by_id.get(&*peer).copied());
+        if let Some(peer) = peer
+            && [own, peer].iter().all(|k| self.legs[k].peer.is_none() && self.legs[k].ended.is_none())
+        {
+            self.leg_mut(own).peer = Some(peer);
+            self.leg_mut(peer).peer = Some(own);
+        }
+        self.connections_of(own, event, at);
     }
 
     fn unbridged(&mut self, event: &Event, at: UnixMillis) {

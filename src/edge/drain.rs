@@ -14,7 +14,7 @@ use super::intake::Accepted;
 use crate::cti::client::Client;
 use crate::cti::reply::{Done, Outcome};
 use crate::queue::schedule::{Counters, Fate, Item, Link, Output, Schedule, Settings};
-use crate::store::{Pending, Seq, Settle, Store, StoreError};
+use crate::store::{Pending, Place, Seq, Settle, Store, StoreError};
 use crate::time::UnixMillis;
 
 /// Accepted events that may wait between the intake and a drain.
@@ -105,7 +105,9 @@ impl Drain {
                 Woken::Accepted(Some((seq, pending))) => schedule.handle_accepted(item(seq, pending), now),
                 Woken::Order(Some(order)) => obey(&mut schedule, order, now),
                 Woken::Finished(Some(Ok(finished))) => self.finished(&mut schedule, finished, now),
-                Woken::Finished(Some(Err(why))) => error!(zammad = self.name, reason = %why, "a job was lost"),
+                Woken::Finished(Some(Err(why))) => {
+                    error!(zammad = self.name, reason = %why, "a job was lost")
+                }
                 Woken::Finished(None) | Woken::Due => {}
                 Woken::Stop | Woken::Accepted(None) | Woken::Order(None) => open = false,
             }
@@ -139,7 +141,13 @@ impl Drain {
         });
     }
 
-    fn perform(&self, output: Output, settles: &mut Vec<Settle>, jobs: &mut JoinSet<Finished>, now: UnixMillis) {
+    fn perform(
+        &self,
+        output: Output,
+        settles: &mut Vec<Settle>,
+        jobs: &mut JoinSet<Finished>,
+        now: UnixMillis,
+    ) {
         match output {
             Output::Post { seq, body, guarded } => {
                 let (client, store) = (self.client.clone(), self.store.clone());
@@ -173,7 +181,11 @@ impl Drain {
                 warn!(zammad = self.name, reason = why, "Zammad is away; events wait");
             }
             Output::Link(Link::Misconfigured { why, .. }) => {
-                error!(zammad = self.name, reason = why, "Zammad takes no events until this is mended; they wait");
+                error!(
+                    zammad = self.name,
+                    reason = why,
+                    "Zammad takes no events until this is mended; they wait"
+                );
             }
         }
     }
@@ -204,7 +216,12 @@ impl Drain {
             }
             Fate::Dead(story) => {
                 let reason = story.lines().last().unwrap_or_default();
-                error!(zammad = self.name, seq = seq.0, reason, "an event will not be accepted; kept as a dead letter");
+                error!(
+                    zammad = self.name,
+                    seq = seq.0,
+                    reason,
+                    "an event will not be accepted; kept as a dead letter"
+                );
                 Settle::Dead { seq, at, story }
             }
         }
@@ -273,13 +290,24 @@ fn obey(schedule: &mut Schedule, order: Order, now: UnixMillis) {
     }
 }
 
-/// Reads a stretch of the queue; events of other Zammads are passed over.
+/// Reads a stretch of the queue; events of other Zammads are passed over, and so is a row that is damaged.
 fn load(store: &Store, zammad: &str, from: u64, limit: usize) -> Result<(Vec<Item>, u64, bool), StoreError> {
-    let rows = store.pending_from(Seq(from), limit)?;
-    let at_end = rows.len() < limit;
-    let next = rows.last().map_or(from, |(seq, _)| seq.0 + 1);
-    let items = rows.into_iter().filter(|(_, p)| p.zammad == zammad).map(|(seq, p)| item(seq, p)).collect();
-    Ok((items, next, at_end))
+    let (mut items, mut next) = (Vec::new(), from);
+    while items.len() < limit {
+        let rows = match store.pending_from(Seq(next), limit - items.len()) {
+            Ok(rows) => rows,
+            Err(StoreError::Damaged { place: Place::Row { seq: Some(seq), .. }, reason }) => {
+                error!(seq = seq.0, reason, "an event in the queue is damaged and cannot be delivered");
+                next = seq.0 + 1;
+                continue;
+            }
+            Err(why) => return Err(why),
+        };
+        let Some((last, _)) = rows.last() else { return Ok((items, next, true)) };
+        next = last.0 + 1;
+        items.extend(rows.into_iter().filter(|(_, p)| p.zammad == zammad).map(|(seq, p)| item(seq, p)));
+    }
+    Ok((items, next, false))
 }
 
 fn item(seq: Seq, pending: Pending) -> Item {

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::clock;
@@ -74,8 +73,12 @@ pub fn restore(store: &Store, switches: &mut [Switch]) -> Result<(), StoreError>
         let family = state::decode(&key, &value);
         match family.map(|(switch, family)| (by_name.get(&switch).copied(), family)) {
             Ok((Some(at), (key, legs, calls))) => switches[at].tracker.restore(key, legs, calls),
-            Ok((None, _)) => warn!(key, "the store remembers calls of a switch that is not configured any more"),
-            Err(StateError(why)) => warn!(key, reason = why, "remembered calls cannot be read and are left out"),
+            Ok((None, _)) => {
+                warn!(key, "the store remembers calls of a switch that is not configured any more")
+            }
+            Err(StateError(why)) => {
+                warn!(key, reason = why, "remembered calls cannot be read and are left out")
+            }
         }
     }
     Ok(())
@@ -91,7 +94,6 @@ pub async fn run(
     mut heard: mpsc::Receiver<Heard>,
     drains: Vec<mpsc::Sender<Accepted>>,
     board: Board,
-    stop: CancellationToken,
 ) -> Result<(), StoreError> {
     let mut resyncs: Vec<Resync> = switches.iter().map(|_| Resync::default()).collect();
     let mut group = Vec::with_capacity(GROUP);
@@ -100,7 +102,6 @@ pub async fn run(
         let woken = tokio::select! {
             count = heard.recv_many(&mut group, GROUP) => Woken::Heard(count),
             () = clock::wait_until(due) => Woken::Due,
-            () = stop.cancelled(), if heard.is_closed() => Woken::Heard(0),
         };
         match woken {
             Woken::Heard(0) => return Ok(()),
@@ -139,7 +140,10 @@ async fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
         }
         What::Channels(body) => {
             let Some(listed) = listed_legs(&body) else {
-                warn!(switch = switch.name, "the switch's list of channels cannot be read; calls that ended unheard stay open");
+                warn!(
+                    switch = switch.name,
+                    "the switch's list of channels cannot be read; calls that ended unheard stay open"
+                );
                 return;
             };
             let gone: Vec<String> = resync.doubted.drain().filter(|leg| !listed.contains(leg)).collect();
@@ -147,10 +151,16 @@ async fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
                 switch.tracker.vanished(leg, heard.at);
             }
             let known: HashSet<&str> = switch.tracker.live_legs().collect();
-            let mut unheard: Vec<String> = listed.into_iter().filter(|leg| !known.contains(leg.as_str())).collect();
+            let mut unheard: Vec<String> =
+                listed.into_iter().filter(|leg| !known.contains(leg.as_str())).collect();
             unheard.truncate(LEGS_ASKED);
             if !gone.is_empty() || !unheard.is_empty() {
-                info!(switch = switch.name, ended = gone.len(), begun = unheard.len(), "legs that changed unheard");
+                info!(
+                    switch = switch.name,
+                    ended = gone.len(),
+                    begun = unheard.len(),
+                    "legs that changed unheard"
+                );
             }
             // Full only if the link is lost again, and then all this is asked anew.
             let _ = switch.wanted.try_send(unheard);
@@ -201,7 +211,9 @@ async fn commit(
         }
         while let Some((family, value)) = switch.tracker.poll_changed() {
             let key = state::key(&switch.name, family);
-            accepting.state.push(StateChange { key, value: value.map(|(legs, calls)| state::encode(&legs, &calls)) });
+            accepting
+                .state
+                .push(StateChange { key, value: value.map(|(legs, calls)| state::encode(&legs, &calls)) });
         }
     }
     let mut figures = Figures {

@@ -94,6 +94,22 @@ pub struct LinkState {
     pub waits: u64,
 }
 
+impl LinkState {
+    /// Nothing has been tried yet.
+    #[must_use]
+    pub fn new(now: UnixMillis) -> Self {
+        Self {
+            listening: false,
+            since: now,
+            why: "not connected yet".to_owned(),
+            losses: 0,
+            events: 0,
+            skipped: 0,
+            waits: 0,
+        }
+    }
+}
+
 /// Runs until cancelled. A permanent fault before the first success is returned; later ones are retried slowly.
 ///
 /// # Errors
@@ -128,7 +144,11 @@ pub async fn run(
         let wait = match end {
             End::Fault(fault) if fault.is_permanent() && !ever => return Err(fault),
             End::Fault(fault) if fault.is_permanent() => {
-                error!(switch = settings.name, reason = why, "the switch refuses us; trying again every minute");
+                error!(
+                    switch = settings.name,
+                    reason = why,
+                    "the switch refuses us; trying again every minute"
+                );
                 HELPLESS_WAIT
             }
             _ => {
@@ -147,6 +167,28 @@ pub async fn run(
         }
     }
     Ok(())
+}
+
+/// Logs in, subscribes, and says goodbye.
+///
+/// # Errors
+/// One sentence on what does not work.
+pub async fn try_login(settings: &Settings) -> Result<(), String> {
+    let (intake, mut heard) = mpsc::channel(64);
+    let (_ask, mut wanted) = mpsc::channel(1);
+    let (state, _) = watch::channel(LinkState::new(clock::now()));
+    let mut connection = Connection { settings, switch: 0, intake: &intake, state: &state };
+    let listening = async {
+        while let Some(heard) = heard.recv().await {
+            if matches!(heard.what, What::Listening) {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        end = connection.live(&mut wanted) => Err(end.to_string()),
+        () = listening => Ok(()),
+    }
 }
 
 /// Why a connection ended.
@@ -254,7 +296,9 @@ impl Connection<'_> {
                     self.state.send_modify(|s| s.skipped += 1);
                     warn!(switch = self.settings.name, reason = %why, "an event could not be read and was skipped");
                 }
-                Output::Answer { asked, body } if asked == CHANNELS => self.tell(What::Channels(body), now).await,
+                Output::Answer { asked, body } if asked == CHANNELS => {
+                    self.tell(What::Channels(body), now).await
+                }
                 Output::Answer { body, .. } => {
                     // A leg that has ended meanwhile is answered with -ERR; its hangup was heard.
                     if let Ok(leg) = Event::parse(&body) {

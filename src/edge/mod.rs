@@ -12,3 +12,4 @@ pub mod control;
 pub mod drain;
 pub mod intake;
 pub mod listener;
+pub mod log;

@@ -127,17 +127,23 @@ impl Decoder for FrameDecoder {
             Some(frame) => Ok(Some(frame)),
             None if buf.is_empty() && self.head.is_none() => Ok(None),
             None => {
-                let head = self.head.take().map_or(0, |h| h.headers.len() + 2);
-                let left = buf.len();
+                let left = self.held() + buf.len();
+                self.head = None;
                 buf.clear();
                 self.scanned = 0;
-                Err(FrameError::CutOff(head + left))
+                Err(FrameError::CutOff(left))
             }
         }
     }
 }
 
 impl FrameDecoder {
+    /// Bytes that were taken from the buffer for a frame whose body has not come yet.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.head.as_ref().map_or(0, |head| head.headers.len() + 2)
+    }
+
     fn head_from(&mut self, buf: &mut BytesMut) -> Result<Option<Head>, FrameError> {
         // Step back one byte: the empty line may lie across the old end of the buffer.
         let from = self.scanned.saturating_sub(1);

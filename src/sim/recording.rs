@@ -136,6 +136,18 @@ impl Recording {
         })
     }
 
+    /// Only the events of these names.
+    #[must_use]
+    pub fn only(&self, names: &[&str]) -> Self {
+        Self { events: self.events.iter().filter(|e| names.contains(&e.name())).cloned().collect() }
+    }
+
+    /// The frames one after the other: what [`Recording::parse`] reads.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.events.iter().flat_map(|e| e.frame().iter().copied()).collect()
+    }
+
     fn each_line(&self, rewrite: impl Fn(&[u8], &[u8], &mut Vec<u8>)) -> Self {
         self.map(|event| {
             let mut block = Vec::with_capacity(event.header_block().len());

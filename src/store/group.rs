@@ -117,6 +117,12 @@ impl<'d> Group<'d> {
                     self.put(Tree::Pending, seq_key(seq).to_vec(), &begun.encode());
                 }
             }
+            Settle::Unattempted { seq } => {
+                if let Some(pending) = self.row::<Pending>(seq)? {
+                    let untouched = Pending { attempt: None, ..pending };
+                    self.put(Tree::Pending, seq_key(seq).to_vec(), &untouched.encode());
+                }
+            }
             Settle::Removed { seq } => {
                 self.forget::<Pending>(seq)?;
                 self.forget::<Dead>(seq)?;

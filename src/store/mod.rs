@@ -46,6 +46,7 @@ mod group;
 mod migrate;
 mod record;
 mod sled;
+pub mod state;
 mod writer;
 
 pub use error::{Place, StoreError};
@@ -162,6 +163,11 @@ pub enum Settle {
         seq: Seq,
         /// When.
         at: UnixMillis,
+    },
+    /// The request that was begun surely did not arrive: it may be sent again like any other.
+    Unattempted {
+        /// Which.
+        seq: Seq,
     },
     /// A person wants it gone: from pending, dead or delivered, readable or damaged.
     Removed {

@@ -1,0 +1,177 @@
+//! The command line: what each subcommand says and prints, one file each.
+//!
+//! Results go to standard output, everything else to standard error, one clear sentence per fault. Exit codes:
+//! 0 done; 1 it did not work; 2 the command line is wrong; 3 the daemon is not running (`status`);
+//! 78 only a change of the configuration can help, and starting again would fail the same way.
+
+mod cause;
+mod check;
+mod demo;
+mod queue;
+mod record;
+mod run;
+mod status;
+mod trace;
+
+use std::fmt::Display;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, DEFAULT_FILE, Environment, Loaded, Needs, Overrides, Secret};
+
+/// Exit code for faults that only a person can mend: `EX_CONFIG` of sysexits.h.
+pub const EX_CONFIG: u8 = 78;
+
+/// Tells Zammad about the calls on a FreeSWITCH: who calls, who answered, which were missed.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Listen to the switch and tell Zammad, until stopped
+    Run,
+    /// Check the configuration; with --online also the switch's login and Zammad's token
+    Check(check::Check),
+    /// Show the whole road with a switch and a Zammad of our own; needs nothing, takes half a minute
+    Demo(demo::Demo),
+    /// How the daemon, its links and its queue are
+    Status(status::Status),
+    /// Look into the queue, and put dead letters back
+    Queue(queue::Queue),
+    /// What would be posted for a recorded event stream: one JSON object per line
+    Trace(trace::Trace),
+    /// Write what the switch sends to a file, for a bug report or for trace
+    Record(record::Record),
+    /// The hangup causes and what they become
+    Cause(cause::Cause),
+}
+
+#[derive(Args)]
+struct Common {
+    /// Configuration file [default: /etc/freeswitch-zammad/config.toml, if there is one]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Configuration")]
+    config: Option<PathBuf>,
+    /// Zammad's CTI endpoint, as its settings show it: https://HOST/api/v1/cti/TOKEN
+    #[arg(long, global = true, value_name = "URL", help_heading = "Configuration")]
+    zammad_url: Option<Secret>,
+    /// Whether Zammad's certificate is checked
+    #[arg(long, global = true, value_name = "BOOL", help_heading = "Configuration")]
+    zammad_verify_ssl: Option<bool>,
+    /// FreeSWITCH's event socket [default: 127.0.0.1:8021]
+    #[arg(long, global = true, value_name = "HOST:PORT", help_heading = "Configuration")]
+    freeswitch: Option<String>,
+    /// Log in as this directory user instead of with the socket's own password
+    #[arg(long, global = true, value_name = "USER@DOMAIN", help_heading = "Configuration")]
+    freeswitch_user: Option<String>,
+    /// The event socket's password; other users can see it in the process list
+    #[arg(long, global = true, value_name = "PW", help_heading = "Configuration")]
+    freeswitch_password: Option<Secret>,
+    /// File that holds the event socket's password
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Configuration")]
+    freeswitch_password_file: Option<PathBuf>,
+    /// Where the queue is kept [default: /var/lib/freeswitch-zammad]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Configuration")]
+    state_dir: Option<PathBuf>,
+    /// Two ISO letters: whose way of writing numbers the switch uses [default: DE]
+    #[arg(long, global = true, value_name = "CC", help_heading = "Configuration")]
+    country: Option<String>,
+}
+
+/// Why a command did not work: one sentence, and the exit code.
+struct Failure {
+    why: String,
+    code: u8,
+}
+
+impl Failure {
+    fn new(why: impl Display) -> Self {
+        Self { why: why.to_string(), code: 1 }
+    }
+
+    fn permanent(why: impl Display) -> Self {
+        Self { why: why.to_string(), code: EX_CONFIG }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(why: ConfigError) -> Self {
+        Self::permanent(why)
+    }
+}
+
+/// Runs the command that the arguments name.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let common = &cli.common;
+    let done = match cli.command {
+        Command::Run => run::run(common),
+        Command::Check(check) => check::run(&check, common),
+        Command::Demo(demo) => demo::run(&demo),
+        Command::Status(status) => status::run(&status, common),
+        Command::Queue(queue) => queue::run(&queue, common),
+        Command::Trace(trace) => trace::run(&trace, common),
+        Command::Record(record) => record::run(&record, common),
+        Command::Cause(cause) => cause::run(&cause, common),
+    };
+    match done {
+        Ok(code) => code,
+        Err(failure) => {
+            say(&format!("freeswitch-zammad: {}", failure.why));
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+impl Common {
+    fn overrides(&self) -> Overrides {
+        Overrides {
+            config: self.config.clone(),
+            zammad_url: self.zammad_url.clone(),
+            zammad_verify_ssl: self.zammad_verify_ssl,
+            freeswitch: self.freeswitch.clone(),
+            freeswitch_user: self.freeswitch_user.clone(),
+            freeswitch_password: self.freeswitch_password.clone(),
+            freeswitch_password_file: self.freeswitch_password_file.clone(),
+            state_dir: self.state_dir.clone(),
+            country: self.country.clone(),
+        }
+    }
+
+    /// The configuration, complete as far as the command needs it.
+    fn load(&self, needs: Needs) -> Result<Loaded, ConfigError> {
+        let environment = Environment::from_os(std::env::vars_os());
+        Config::load(&self.overrides(), &environment, Path::new(DEFAULT_FILE), needs)
+    }
+}
+
+/// One line to standard error.
+#[expect(clippy::print_stderr, reason = "the command line's own voice")]
+fn say(line: &str) {
+    eprintln!("{line}");
+}
+
+/// One line to standard output; a reader that has gone away (`| head`) ends the program quietly.
+fn print(line: &str) {
+    if writeln!(std::io::stdout().lock(), "{line}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// A runtime for commands that talk to somebody.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|why| Failure::new(format!("the runtime cannot start: {why}")))
+}

@@ -1,0 +1,94 @@
+//! `status`: how the daemon, its links and its queue are.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::queue::question;
+use super::{Common, Failure, print};
+use crate::edge::control::Request;
+
+/// Exit code when the daemon is not running: as `systemctl status` has it.
+const NOT_RUNNING: u8 = 3;
+
+#[derive(Args)]
+pub(super) struct Status {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(status: &Status, common: &Common) -> Result<ExitCode, Failure> {
+    let answer = question(common, Request::Status)?;
+    let Some(all) = answer.first() else { return Err(Failure::new("the daemon gave no answer")) };
+    if status.json {
+        print(&all.to_string());
+    } else {
+        for line in lines(all) {
+            print(&line);
+        }
+    }
+    Ok(if all["running"] == true { ExitCode::SUCCESS } else { ExitCode::from(NOT_RUNNING) })
+}
+
+fn lines(all: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    let version = text(&all["version"]);
+    if all["running"] == true {
+        lines.push(format!("freeswitch-zammad {version}, running since {}", text(&all["started"])));
+    } else {
+        lines.push(format!("freeswitch-zammad {version} is not running; its store says:"));
+    }
+    for switch in all["switches"].as_array().into_iter().flatten() {
+        let name = format!("switch {} ({})", text(&switch["name"]), text(&switch["address"]));
+        let since = text(&switch["since"]);
+        lines.push(if switch["listening"] == true {
+            format!("{name}: listening since {since}, {} events heard", switch["events"])
+        } else {
+            format!("{name}: NO LINK since {since}: {}", text(&switch["reason"]))
+        });
+        if switch["losses"] != 0 || switch["skipped"] != 0 || switch["waits_for_disk"] != 0 {
+            lines.push(format!(
+                "  link lost {} times, {} events skipped as unreadable, {} waits for the disk",
+                switch["losses"], switch["skipped"], switch["waits_for_disk"]
+            ));
+        }
+    }
+    for zammad in all["zammads"].as_array().into_iter().flatten() {
+        let name = format!("zammad {} ({})", text(&zammad["name"]), text(&zammad["url"]));
+        let paused = if zammad["paused"] == true { ", PAUSED by an operator" } else { "" };
+        let since = text(&zammad["since"]);
+        lines.push(match zammad["link"].as_str() {
+            Some("up") => format!("{name}: answers{paused}"),
+            Some("misconfigured") => format!("{name}: NEEDS YOU since {since}: {}{paused}", text(&zammad["reason"])),
+            Some(_) | None => format!("{name}: AWAY since {since}: {}{paused}", text(&zammad["reason"])),
+        });
+        lines.push(format!(
+            "  {} delivered (last {}), {} on the way, {} repeated, {} dead letters, {} hangups of unknown fate",
+            zammad["delivered"],
+            zammad["last_delivery"].as_str().unwrap_or("never"),
+            zammad["in_flight"],
+            zammad["repeated"],
+            zammad["dead"],
+            zammad["ambiguous"]
+        ));
+    }
+    let queue = &all["queue"];
+    let oldest = queue["oldest_age_s"].as_u64().map_or(String::new(), |s| format!(", the oldest for {s} s"));
+    lines.push(format!(
+        "queue: {} waiting{oldest}; {} dead letters, {} delivered events kept, {} kB on disk",
+        queue["waiting"],
+        queue["dead"],
+        queue["delivered_kept"],
+        queue["disk_bytes"].as_u64().unwrap_or_default() / 1000
+    ));
+    if let Some(calls) = all["calls"].as_object() {
+        lines.push(format!("calls: {} going on, {} events accepted", calls["going_on"], calls["events_accepted"]));
+    }
+    lines
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("-")
+}

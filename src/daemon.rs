@@ -1,0 +1,253 @@
+//! Builds the parts from a configuration, starts their tasks, stops them in order. Decides nothing.
+//!
+//! Stopping goes with the stream: the listeners first, so that nothing new comes in; then the intake, which
+//! commits what it has; then the drains, which finish the requests on their way; then the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::call::tracker::Tracker;
+use crate::config::{Config, SwitchConfig, ZammadConfig};
+use crate::cti::client::{Client, ClientError};
+use crate::edge::clock;
+use crate::edge::control::{self, Live};
+use crate::edge::drain::{self, Drain, DrainState};
+use crate::edge::intake::{self, Board};
+use crate::edge::listener::{self, LinkState};
+use crate::esl::session::{Fault, Login};
+use crate::queue::schedule::{Counters, Link};
+use crate::store::{Limits, Store, StoreError};
+
+/// Delivered events that are kept, whatever their age.
+const DELIVERED_MAX: usize = 200_000;
+/// Lists of legs that may wait to be asked for.
+const WANTED: usize = 4;
+
+/// Why the daemon cannot start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The store.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// A switch refuses us.
+    #[error("switch {name}: {fault}")]
+    Switch {
+        /// By its configured name.
+        name: String,
+        /// Why.
+        fault: Fault,
+    },
+    /// A Zammad's client cannot be made.
+    #[error("zammad {name}: {why}")]
+    Zammad {
+        /// By its configured name.
+        name: String,
+        /// Why.
+        why: ClientError,
+    },
+}
+
+impl Failure {
+    /// Whether starting again would fail the same way until a person changes something.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Store(why) => why.is_permanent(),
+            Self::Switch { fault, .. } => fault.is_permanent(),
+            Self::Zammad { .. } => true,
+        }
+    }
+}
+
+/// A running daemon.
+pub struct Daemon {
+    live: Live,
+    failure: mpsc::Receiver<Failure>,
+    listeners: JoinSet<()>,
+    intake: JoinHandle<()>,
+    drains: JoinSet<()>,
+    control: JoinHandle<()>,
+    hear: CancellationToken,
+    post: CancellationToken,
+    store: Store,
+}
+
+impl Daemon {
+    /// Opens the store and starts every task. Links and Zammads need not be there yet.
+    ///
+    /// # Errors
+    /// If the store cannot be opened, or a Zammad's client cannot be made.
+    pub async fn start(config: Config) -> Result<Self, Failure> {
+        let clients = clients(&config)?;
+        let store = open(&config).await?;
+        let (hear, post) = (CancellationToken::new(), CancellationToken::new());
+        let (fail, failure) = mpsc::channel(1);
+        let (heard, hearing) = mpsc::channel(intake::QUEUE);
+        let board = Board::default();
+
+        let mut live =
+            Live { started: clock::now(), switches: vec![], zammads: vec![], board: board.clone() };
+        let mut drains = JoinSet::new();
+        let mut to_drains = Vec::new();
+        for (zammad, client) in config.zammads.iter().zip(clients) {
+            let (to, accepted) = mpsc::channel(drain::QUEUE);
+            let (order, orders) = mpsc::channel(16);
+            let (state, shown) = watch::channel(idle());
+            let name = zammad.name.to_string();
+            live.zammads.push((name.clone(), zammad.url.to_string(), shown, order));
+            to_drains.push(to);
+            let drain = Drain { name, store: store.clone(), client, accepted, orders, state };
+            drains.spawn(drain.run(config.delivery.schedule(), post.clone()));
+        }
+
+        let mut listeners = JoinSet::new();
+        let mut switches = Vec::new();
+        for (at, switch) in config.switches.iter().enumerate() {
+            let (wanted, asked) = mpsc::channel(WANTED);
+            let (state, shown) = watch::channel(LinkState::new(clock::now()));
+            live.switches.push((switch.name.to_string(), switch.address.to_string(), shown));
+            switches.push(intake_switch(&config, switch, wanted));
+            let job = listener::run(link(switch), at, heard.clone(), asked, state, hear.clone());
+            let (fail, name) = (fail.clone(), switch.name.to_string());
+            listeners.spawn(async move {
+                if let Err(fault) = job.await {
+                    // Full means that another failure already stops the daemon.
+                    let _ = fail.try_send(Failure::Switch { name, fault });
+                }
+            });
+        }
+        drop(heard);
+        intake::restore(&store, &mut switches)?;
+        let job = intake::run(store.clone(), switches, hearing, to_drains, board);
+        let intake = tokio::spawn(async move {
+            if let Err(why) = job.await {
+                let _ = fail.try_send(Failure::Store(why));
+            }
+        });
+        let control = serve(&config, store.clone(), live.clone(), post.clone());
+        Ok(Self { live, failure, listeners, intake, drains, control, hear, post, store })
+    }
+
+    /// What it is doing.
+    #[must_use]
+    pub const fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// Its store, to look into.
+    #[must_use]
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Returns when something fails that the daemon cannot go on without. May be dropped.
+    pub async fn failed(&mut self) -> Failure {
+        match self.failure.recv().await {
+            Some(failure) => failure,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops in order. When it returns all that was accepted is on disk and the store is free.
+    ///
+    /// # Errors
+    /// If the last writes failed.
+    pub async fn stop(mut self) -> Result<(), Failure> {
+        self.hear.cancel();
+        while self.listeners.join_next().await.is_some() {}
+        joined("intake", self.intake.await);
+        self.post.cancel();
+        while self.drains.join_next().await.is_some() {}
+        joined("control", self.control.await);
+        self.store.close().await?;
+        info!("stopped");
+        Ok(())
+    }
+}
+
+fn joined(name: &str, end: Result<(), tokio::task::JoinError>) {
+    if let Err(why) = end {
+        error!(task = name, reason = %why, "a task was lost");
+    }
+}
+
+fn clients(config: &Config) -> Result<Vec<Client>, Failure> {
+    let client = |zammad: &ZammadConfig| {
+        Client::new(zammad.url.expose(), &zammad.tls, zammad.timeout)
+            .map_err(|why| Failure::Zammad { name: zammad.name.to_string(), why })
+    };
+    config.zammads.iter().map(client).collect()
+}
+
+async fn open(config: &Config) -> Result<Store, StoreError> {
+    let (dir, limits) = (config.state_dir.clone(), limits(config));
+    let opened = tokio::task::spawn_blocking(move || Store::open(&dir, limits)).await;
+    opened.unwrap_or(Err(StoreError::Closed))
+}
+
+/// How much of the past the store keeps.
+#[must_use]
+pub fn limits(config: &Config) -> Limits {
+    Limits {
+        delivered_max: DELIVERED_MAX,
+        delivered_age: config.delivery.delivered_keep,
+        dead_max: config.delivery.dead_keep_max.get(),
+        dead_age: config.delivery.dead_keep,
+    }
+}
+
+/// How a switch is reached.
+#[must_use]
+pub fn link(switch: &SwitchConfig) -> listener::Settings {
+    listener::Settings {
+        name: switch.name.to_string(),
+        address: switch.address.to_string(),
+        login: Login {
+            user: switch.user.as_ref().map(ToString::to_string),
+            password: switch.password.expose().to_owned(),
+        },
+        heartbeat_timeout: switch.heartbeat_timeout,
+    }
+}
+
+fn intake_switch(
+    config: &Config,
+    switch: &SwitchConfig,
+    wanted: mpsc::Sender<Vec<String>>,
+) -> intake::Switch {
+    let zammad = config.zammads.iter().position(|z| z.name == switch.zammad);
+    intake::Switch {
+        name: switch.name.to_string(),
+        zammad: zammad.expect("a checked configuration names only Zammads it has"),
+        zammad_name: switch.zammad.to_string(),
+        tracker: Tracker::new(Arc::new(config.calls_of(switch))),
+        wanted,
+    }
+}
+
+fn serve(config: &Config, store: Store, live: Live, stop: CancellationToken) -> JoinHandle<()> {
+    let dir = config.state_dir.clone();
+    tokio::spawn(async move {
+        if let Err(why) = control::serve(&dir, store, live, stop).await {
+            warn!(reason = %why, "no control socket: status and queue only work while the daemon is stopped");
+        }
+    })
+}
+
+fn idle() -> DrainState {
+    DrainState {
+        link: Link::Up,
+        paused: false,
+        in_flight: 0,
+        counters: Counters::default(),
+        last_delivery: None,
+    }
+}
+
+/// Longest time a stop may take before the process ends anyway: what is accepted is on disk in any case.
+pub const STOP_MAX: Duration = Duration::from_secs(25);
