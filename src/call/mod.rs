@@ -11,4 +11,5 @@ pub mod leg;
 pub mod model;
 pub mod number;
 pub mod people;
+pub mod rule;
 pub mod tracker;

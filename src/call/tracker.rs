@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cause::{Because, Ending, Table};
-use super::leg::{Created, Mark, Rule, Side, Way, classify};
+use super::leg::{Created, Mark, Side, Way, classify};
 use super::model::{Call, Family, FamilyKey, Leg, LegKey};
 use super::number::Country;
 use super::people::People;
+use super::rule::Rule;
 use crate::cti::event::{CallId, Direction, Event as Told, VOICEMAIL, What};
 use crate::esl::event::{Event, Name};
 use crate::time::UnixMillis;
@@ -34,8 +35,8 @@ const ANSWERS_MAX: usize = 100;
 pub struct Settings {
     /// Whose way of writing numbers the switch uses.
     pub country: Country,
-    /// Asked before the built-in marks.
-    pub rules: Vec<(Rule, Side)>,
+    /// Asked before the built-in marks; the first that matches decides.
+    pub rules: Vec<Rule>,
     /// Hangup causes.
     pub causes: Table,
     /// Agents and queues.
