@@ -70,6 +70,9 @@ pub enum Output {
     },
 }
 
+/// What must be stored of a family: its legs and its calls.
+pub type Kept = (Vec<(LegKey, Leg)>, Vec<(CallId, Call)>);
+
 /// The state machine. One per switch.
 pub struct Tracker {
     settings: Arc<Settings>,
@@ -161,7 +164,7 @@ impl Tracker {
 
     /// A family that changed since it was last asked for, with what must be stored of it; `None` when nothing
     /// of it needs to survive a restart.
-    pub fn poll_changed(&mut self) -> Option<(FamilyKey, Option<(Vec<(LegKey, Leg)>, Vec<(CallId, Call)>)>)> {
+    pub fn poll_changed(&mut self) -> Option<(FamilyKey, Option<Kept>)> {
         let key = self.changed.pop_first()?;
         let alive = self.families.get(&key).filter(|f| self.is_alive(f)).map(|family| {
             let legs = family.legs.iter().filter_map(|k| self.legs.get(k).map(|l| (*k, l.clone()))).collect();
