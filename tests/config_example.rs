@@ -38,6 +38,7 @@ fn every_commented_key_can_be_uncommented() {
         assert_eq!(config.country, defaults.country);
         assert_eq!(config.delivery, defaults.delivery);
         assert_eq!(config.calls, defaults.calls);
+        assert_eq!(config.log, defaults.log);
         assert_eq!(config.zammads[0].name, defaults.zammads[0].name);
         assert_eq!(config.zammads[0].timeout, defaults.zammads[0].timeout);
         assert_eq!(config.switches[0].name, defaults.switches[0].name);

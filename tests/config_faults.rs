@@ -5,7 +5,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use freeswitch_zammad::config::{Config, ConfigError, Environment, Loaded, Overrides, Secret, Tls};
+use freeswitch_zammad::config::{Config, ConfigError, Environment, Loaded, Overrides, Secret};
+use freeswitch_zammad::cti::client::Tls;
 
 #[test]
 fn a_fault_is_one_line_with_file_line_key_and_remedy() {
@@ -81,6 +82,9 @@ fn every_value_is_checked_and_every_remedy_said() {
         ("[calls]\ninternal = \"no\"", "2: calls.internal", "is a text", "true or false"),
         ("[causes]\nuser_busy = \"busy\"", "2: causes.user_busy", "does not look like", "in capitals"),
         ("[causes]\nUSER_BUSY = \"Busy\"", "2: causes.USER_BUSY", "\"Busy\" is not known", "did you mean busy?"),
+        ("[log]\nlevel = \"inof\"", "2: log.level", "\"inof\" is no log level", "error, warn, info"),
+        ("[log]\nlevel = \"info,freeswitch_zammad=loud\"", "2: log.level", "cannot be read", "MODULE=LEVEL"),
+        ("[log]\nlevel = 3", "2: log.level", "is a number", "a text in quotes"),
         ("[causes]\nUSER_BUSY = 17", "2: causes.USER_BUSY", "is a number", "a text in quotes"),
         // People and queues.
         ("[[agent]]\nuser = \"Anton\"", "1: agent[0].extension", "is missing", "extension = \"1001\""),
@@ -131,12 +135,15 @@ fn the_same_texts_without_their_faults_are_accepted() {
         [[queue]]
         number = "+49 30 555100"
         name = "Support"
+        [log]
+        level = "warn, freeswitch_zammad::esl=debug"
     "#;
     let config = load(sound).unwrap().config;
     assert_eq!(config.country.to_string(), "AT");
     assert_eq!(config.switches[0].rules.len(), 2);
     assert_eq!(config.agents[1].number.as_ref().unwrap().as_str(), "4930555001");
     assert_eq!(config.queues[0].number.as_str(), "4930555100");
+    assert_eq!(config.log.level.as_str(), "warn,freeswitch_zammad::esl=debug");
 }
 
 #[test]
@@ -179,6 +186,7 @@ fn unknown_keys_are_refused_in_every_table_with_the_nearest_known_one() {
         ("[[zammad]]\nverify_ssl = false", "2: zammad[0].verify_ssl", "did you mean tls?"),
         ("[delivery]\nlate_after_sec = 1", "2: delivery.late_after_sec", "did you mean late_after_s?"),
         ("[calls]\ninteral = true", "2: calls.interal", "did you mean internal?"),
+        ("[log]\nformat = \"json\"", "2: log.format", "known here: level"),
         ("[[agent]]\nusername = \"a\"", "2: agent[0].username", "known here: extension, user, number"),
         ("[[queue]]\nNumber = \"1\"", "2: queue[0].Number", "did you mean number?"),
     ] {
@@ -285,10 +293,10 @@ fn verification_is_switched_off_only_in_words_and_is_warned_of() {
         );
         load(&text).unwrap()
     };
-    assert_eq!(sound("").config.zammads[0].tls, Tls::Verify);
+    assert_eq!(sound("").config.zammads[0].tls, Tls::System);
     assert!(sound("tls = \"verify\"").warnings.is_empty());
     let loaded = sound("tls = \"insecure-accept-any-certificate\"");
-    assert_eq!(loaded.config.zammads[0].tls, Tls::AcceptAnyCertificate);
+    assert_eq!(loaded.config.zammads[0].tls, Tls::AcceptAnything);
     assert_eq!(loaded.warnings.len(), 1);
     assert!(
         loaded.warnings[0]
@@ -322,6 +330,44 @@ fn doubtful_settings_are_warned_of() {
     assert!(
         warnings.iter().any(|w| w.to_string().starts_with("--freeswitch-password: switch[0].password: "))
     );
+}
+
+#[test]
+fn a_cause_that_freeswitch_does_not_have_is_pointed_out_and_kept() {
+    let text = "country = \"DE\"\n[[switch]]\npassword = \"x\"\n[[zammad]]\nurl = \"https://z.test/api/v1/cti/t\"\n\
+                [causes]\nUSER_BUSY = \"busy\"\nUSER_BUZY = \"busy\"\nZ_OF_A_MODULE = \"cancel\"\n";
+    let loaded = load(text).unwrap();
+    let texts: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    let none_such = "FreeSWITCH itself has no such hangup cause";
+    assert_eq!(
+        texts,
+        [
+            format!(
+                "config.toml: line 8: causes.USER_BUZY: {none_such}; did you mean USER_BUSY? Leave it if a module of \
+                 yours says it"
+            ),
+            format!(
+                "config.toml: line 9: causes.Z_OF_A_MODULE: {none_such}; leave it if a module of yours says it, else \
+                 take it out"
+            ),
+        ]
+    );
+    assert_eq!(loaded.config.causes.len(), 3);
+}
+
+#[test]
+fn certificates_to_trust_are_kept_and_do_not_fill_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let pem = "-----BEGIN CERTIFICATE-----\nMIIBfrom-the-file\n-----END CERTIFICATE-----\n";
+    let path = folder.path().join("ca.pem");
+    fs::write(&path, pem).unwrap();
+    let text = format!(
+        "[[switch]]\npassword = \"x\"\n[[zammad]]\nurl = \"https://z.test/api/v1/cti/t\"\nca_file = {path:?}\n"
+    );
+    let config = load(&text).unwrap().config;
+    assert_eq!(config.zammads[0].tls, Tls::Ca(pem.into()));
+    let shown = format!("{config:?}");
+    assert!(shown.contains("tls: Ca(") && !shown.contains("MIIB"), "{shown}");
 }
 
 #[test]

@@ -6,9 +6,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use freeswitch_zammad::call::number::Country;
 use freeswitch_zammad::config::{
-    Config, ConfigError, Country, Environment, Loaded, Origin, Overrides, Secret, Tls, Warning,
+    Config, ConfigError, Environment, Loaded, Origin, Overrides, Secret, Warning,
 };
+use freeswitch_zammad::cti::client::Tls;
 
 #[test]
 fn one_switch_and_one_zammad_need_no_file() {
@@ -20,7 +22,7 @@ fn one_switch_and_one_zammad_need_no_file() {
     assert_eq!(config.switches[0].heartbeat_timeout.as_secs(), 65);
     assert_eq!(config.switches[0].password.expose(), "pw");
     assert_eq!(config.zammad_of(&config.switches[0]).url.expose(), "https://z.test/api/v1/cti/tok");
-    assert_eq!(config.zammads[0].tls, Tls::Verify);
+    assert_eq!(config.zammads[0].tls, Tls::System);
     assert_eq!(config.state_dir, Path::new("/var/lib/freeswitch-zammad"));
     assert_eq!(config.country, Country::DEFAULT);
     assert!(!config.calls.report_internal);
@@ -52,7 +54,7 @@ fn flags_beat_environment_beats_file() {
             switch.user.as_ref().map(ToString::to_string).unwrap_or_default(),
             switch.password.expose().to_owned(),
             zammad.url.expose().to_owned(),
-            (zammad.tls == Tls::Verify).to_string(),
+            (zammad.tls == Tls::System).to_string(),
         ]
     };
     let by_file = here.env(&[]).config;
@@ -110,7 +112,7 @@ fn py_zammad_ctis_names_are_heard_and_are_weaker_than_ours() {
     here.write("config.toml", "[[zammad]]\nurl = \"https://file.test/api/v1/cti/tok\"\n");
     let theirs = [("ZammadCTI_URL", "https://py.test/api/v1/cti/tok"), (PASSWORD, "pw")];
     assert_eq!(here.env(&theirs).config.zammads[0].url.host(), "py.test");
-    assert_eq!(here.env(&theirs).config.zammads[0].tls, Tls::Verify);
+    assert_eq!(here.env(&theirs).config.zammads[0].tls, Tls::System);
 
     let both = [theirs[0], theirs[1], (URL, "https://ours.test/api/v1/cti/tok")];
     assert_eq!(here.env(&both).config.zammads[0].url.host(), "ours.test");
@@ -128,10 +130,10 @@ fn py_zammad_ctis_names_are_heard_and_are_weaker_than_ours() {
         ("", true),
     ] {
         let variables = [theirs[0], theirs[1], ("ZammadCTI_VERIFY_SSL", text)];
-        let expected = if verified { Tls::Verify } else { Tls::AcceptAnyCertificate };
+        let expected = if verified { Tls::System } else { Tls::AcceptAnything };
         assert_eq!(here.env(&variables).config.zammads[0].tls, expected, "{text:?}");
         let ours = [variables[0], variables[1], variables[2], (VERIFY, "yes")];
-        assert_eq!(here.env(&ours).config.zammads[0].tls, Tls::Verify, "{text:?}");
+        assert_eq!(here.env(&ours).config.zammads[0].tls, Tls::System, "{text:?}");
     }
     let error = here.try_env(&[theirs[0], theirs[1], ("ZammadCTI_VERIFY_SSL", "maybe")]).unwrap_err();
     assert_eq!(

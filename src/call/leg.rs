@@ -8,9 +8,8 @@
 
 use std::fmt;
 
-use wildmatch::WildMatch;
-
 use super::number;
+use super::rule::Rule;
 use crate::esl::event::Event;
 use crate::time::UnixMillis;
 
@@ -42,23 +41,6 @@ pub enum Way {
     Inbound,
     /// The switch called the other side.
     Outbound,
-}
-
-/// An operator's rule: the first whose patterns all match decides. `*` stands for anything, `?` for one character.
-#[derive(Clone, Debug, Default)]
-pub struct Rule {
-    /// SIP profile.
-    pub profile: Option<String>,
-    /// Dialplan context at creation.
-    pub context: Option<String>,
-    /// Gateway name.
-    pub gateway: Option<String>,
-    /// Channel-Name.
-    pub channel: Option<String>,
-    /// The far number: the caller's of an inbound leg, the dialled one of an outbound leg.
-    pub number: Option<String>,
-    /// Only legs of this way.
-    pub way: Option<Way>,
 }
 
 /// A leg as its CHANNEL_CREATE shows it: only what the call model asks for, decoded.
@@ -258,9 +240,9 @@ impl Created {
 
 /// Who a leg belongs to, and what says so.
 #[must_use]
-pub fn classify(leg: &Created, rules: &[(Rule, Side)]) -> (Side, Mark) {
-    if let Some(at) = rules.iter().position(|(rule, _)| rule.matches(leg)) {
-        return (rules[at].1, Mark::Rule(at));
+pub fn classify(leg: &Created, rules: &[Rule]) -> (Side, Mark) {
+    if let Some((at, rule)) = rules.iter().enumerate().find(|(_, rule)| rule.matches(leg)) {
+        return (rule.side, Mark::Rule(at));
     }
     let endpoint = leg.endpoint();
     if matches!(endpoint, "loopback" | "null" | "error" | "pause") {
@@ -379,24 +361,6 @@ impl fmt::Display for Mark {
             }
             Self::Hearsay => f.write_str("its creation was not heard; another leg names it"),
         }
-    }
-}
-
-impl Rule {
-    fn matches(&self, leg: &Created) -> bool {
-        let fits = |pattern: &Option<String>, text: &str| {
-            pattern.as_deref().is_none_or(|pattern| WildMatch::new(pattern).matches(text))
-        };
-        let far = match leg.way {
-            Way::Inbound => leg.caller.as_deref().unwrap_or_default(),
-            Way::Outbound => &leg.dialled,
-        };
-        self.way.is_none_or(|way| way == leg.way)
-            && fits(&self.profile, &leg.profile)
-            && fits(&self.context, &leg.context)
-            && fits(&self.gateway, leg.gateway.as_deref().unwrap_or_default())
-            && fits(&self.channel, &leg.channel)
-            && fits(&self.number, far)
     }
 }
 

@@ -11,6 +11,7 @@ pub mod leg;
 pub mod model;
 pub mod number;
 pub mod people;
+pub mod rule;
 pub mod tracker;
 
 /// Every header that is asked for: what a listener, a recording or a filter must keep for calls to be told right.

@@ -3,6 +3,7 @@
 //! What is no telephone number (an extension, a service code, a name) stays what it is. The country's prefixes
 //! and lengths come from libphonenumber's tables (the `phonenumber` crate).
 
+use std::fmt;
 use std::str::FromStr;
 
 use phonenumber::{Mode, country, metadata};
@@ -45,7 +46,17 @@ impl FromStr for Country {
     }
 }
 
+impl fmt::Display for Country {
+    /// Its two ISO letters.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_ref())
+    }
+}
+
 impl Country {
+    /// Germany: what Zammad itself assumes of a number with a leading 0.
+    pub const DEFAULT: Self = Self(country::DE);
+
     /// `raw` as Zammad wants it. Empty and withheld ones become [`ANONYMOUS`].
     #[must_use]
     pub fn normalise(self, raw: &str) -> String {
@@ -195,7 +206,10 @@ mod tests {
 
     #[test]
     fn a_country_is_two_letters() {
-        assert_eq!("Germany".parse::<Country>(), Err(UnknownCountry("Germany".into())));
-        assert!("de".parse::<Country>().is_ok());
+        assert_eq!("de".parse(), Ok(Country::DEFAULT));
+        assert_eq!("US".parse::<Country>().unwrap().to_string(), "US");
+        for text in ["", "Germany", "49", "D", "XX", "DEU"] {
+            assert_eq!(text.parse::<Country>(), Err(UnknownCountry(text.into())));
+        }
     }
 }

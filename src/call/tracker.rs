@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cause::{Because, Ending, Table};
-use super::leg::{Created, Mark, Rule, Side, Way, classify};
+use super::leg::{Created, Mark, Side, Way, classify};
 use super::model::{Call, Family, FamilyKey, Leg, LegKey};
 use super::number::Country;
 use super::people::People;
+use super::rule::Rule;
 use crate::cti::event::{CallId, Direction, Event as Told, VOICEMAIL, What};
 use crate::esl::event::{Event, Name};
 use crate::time::UnixMillis;
@@ -34,8 +35,8 @@ const ANSWERS_MAX: usize = 100;
 pub struct Settings {
     /// Whose way of writing numbers the switch uses.
     pub country: Country,
-    /// Asked before the built-in marks.
-    pub rules: Vec<(Rule, Side)>,
+    /// Asked before the built-in marks; the first that matches decides.
+    pub rules: Vec<Rule>,
     /// Hangup causes.
     pub causes: Table,
     /// Agents and queues.
@@ -68,6 +69,9 @@ pub enum Output {
         text: String,
     },
 }
+
+/// What must be stored of a family: its legs and its calls.
+pub type Kept = (Vec<(LegKey, Leg)>, Vec<(CallId, Call)>);
 
 /// The state machine. One per switch.
 pub struct Tracker {
@@ -161,7 +165,7 @@ impl Tracker {
 
     /// A family that changed since it was last asked for, with what must be stored of it; `None` when nothing
     /// of it needs to survive a restart.
-    pub fn poll_changed(&mut self) -> Option<(FamilyKey, Option<(Vec<(LegKey, Leg)>, Vec<(CallId, Call)>)>)> {
+    pub fn poll_changed(&mut self) -> Option<(FamilyKey, Option<Kept>)> {
         let key = self.changed.pop_first()?;
         let alive = self.families.get(&key).filter(|f| self.is_alive(f)).map(|family| {
             let legs = family.legs.iter().filter_map(|k| self.legs.get(k).map(|l| (*k, l.clone()))).collect();

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::document::Given;
+use super::document::{Given, nearest};
 use super::fault::{Origin, Report, Unfit};
 use super::measure::{Seen, bounded, every, one_of, optional, parse, required, secret, short_enough};
 use super::overlay::{FILE_BYTES_MAX, read_text};
@@ -16,17 +16,20 @@ use super::raw::{
     Place, RawAgent, RawConfig, RawDelivery, RawQueue, RawRule, RawSecret, RawSwitch, RawZammad,
 };
 use super::secret::Password;
-use super::values::{Address, CauseName, Country, Extension, Glob, Number, SwitchName, ZammadName};
-use super::{
-    Agent, CaFile, Calls, Config, CtiUrl, Delivery, LegDirection, LegRule, QueueName, Side, SwitchConfig,
-    Tls, ZammadConfig,
-};
+use super::values::{Address, CauseName, Extension, LogLevel, Number, SwitchName, ZammadName};
+use super::{Agent, Calls, Config, CtiUrl, Delivery, Log, QueueName, SwitchConfig, ZammadConfig};
+use crate::call::cause::{ROWS, find};
+use crate::call::leg::{Side, Way};
+use crate::call::number::{Country, UnknownCountry};
+use crate::call::rule::{Glob, Rule};
 use crate::cti::cause::Cause;
+use crate::cti::client::Tls;
 use crate::cti::event::VOICEMAIL;
 
 const DEFAULT_STATE_DIR: &str = "/var/lib/freeswitch-zammad";
 const DEFAULT_ADDRESS: &str = "127.0.0.1:8021";
 const DEFAULT_NAME: &str = "main";
+const DEFAULT_LOG_LEVEL: &str = "info";
 /// Below this a healthy switch with its ordinary beat of 20 s is in danger of being taken for dead.
 const HEARTBEAT_TIMEOUT_S_SAFE: u64 = 45;
 
@@ -55,6 +58,7 @@ pub(super) fn config(raw: RawConfig, report: &mut Report) -> Option<Config> {
     let agents = every(raw.agents.into_iter().map(|raw| agent(raw, &mut extensions, report)));
     let mut numbers = Seen::new("write each called number once");
     let queues = every(raw.queues.into_iter().map(|raw| queue(raw, &mut numbers, report)));
+    let log_level = log_level(raw.log_level.as_ref(), report);
 
     Some(Config {
         state_dir,
@@ -66,6 +70,7 @@ pub(super) fn config(raw: RawConfig, report: &mut Report) -> Option<Config> {
         causes: causes?,
         agents: agents?,
         queues: queues?,
+        log: Log { level: log_level? },
     })
 }
 
@@ -77,6 +82,22 @@ fn country(given: Option<&Given<String>>, report: &mut Report) -> Option<Country
             report.warn(&Origin::Nowhere, "country", what, "write country = \"DE\", or yours");
             Some(Country::DEFAULT)
         }
+    }
+}
+
+impl From<UnknownCountry> for Unfit {
+    fn from(UnknownCountry(text): UnknownCountry) -> Self {
+        Self::new(
+            format!("{text:?} is no country"),
+            "write its two letters of ISO 3166, for example DE, AT, CH, FR, GB or US",
+        )
+    }
+}
+
+fn log_level(given: Option<&Given<String>>, report: &mut Report) -> Option<LogLevel> {
+    match given {
+        Some(given) => parse(given, "log.level", report),
+        None => DEFAULT_LOG_LEVEL.parse().ok(),
     }
 }
 
@@ -140,8 +161,8 @@ fn tls(
         ca(&given, &ca_key, report)
     });
     match (verify?, ca) {
-        (true, Some(ca)) => Some(Tls::VerifyWithCa(ca)),
-        (true, None) => Some(Tls::Verify),
+        (true, Some(pem)) => Some(Tls::Ca(pem)),
+        (true, None) => Some(Tls::System),
         (false, _) => {
             if let Some(word) = word.filter(|_| encrypted) {
                 let what = "Zammad's certificate is not checked: \
@@ -153,14 +174,15 @@ fn tls(
                     "give Zammad's own authority as ca_file, with tls = \"verify\"",
                 );
             }
-            Some(Tls::AcceptAnyCertificate)
+            Some(Tls::AcceptAnything)
         }
     }
 }
 
-fn ca(given: &Given<PathBuf>, key: &str, report: &mut Report) -> Option<CaFile> {
-    let path = given.value.clone();
-    let read = read_text(&path, path.display(), FILE_BYTES_MAX).and_then(|read| {
+/// The PEM text of the file.
+fn ca(given: &Given<PathBuf>, key: &str, report: &mut Report) -> Option<String> {
+    let path = &given.value;
+    let read = read_text(path, path.display(), FILE_BYTES_MAX).and_then(|read| {
         if read.text.contains("-----BEGIN CERTIFICATE-----") {
             return Ok(read.text);
         }
@@ -170,13 +192,7 @@ fn ca(given: &Given<PathBuf>, key: &str, report: &mut Report) -> Option<CaFile> 
             "give a file with -----BEGIN CERTIFICATE-----; openssl x509 -inform der turns DER into it",
         ))
     });
-    match read {
-        Ok(pem) => Some(CaFile { path, pem }),
-        Err(unfit) => {
-            report.unfit(&given.origin, key, unfit);
-            None
-        }
-    }
+    read.map_err(|unfit| report.unfit(&given.origin, key, unfit)).ok()
 }
 
 fn switch(
@@ -267,7 +283,7 @@ fn zammad_of(
     found.cloned()
 }
 
-fn rule(raw: &RawRule, report: &mut Report) -> Option<LegRule> {
+fn rule(raw: &RawRule, report: &mut Report) -> Option<Rule> {
     let glob = |given: &Option<Given<String>>| given.as_ref().map(|given| Glob::new(&given.value));
     let patterns = [&raw.profile, &raw.context, &raw.gateway, &raw.channel, &raw.number];
     if raw.direction.is_none() && patterns.iter().all(|p| p.is_none()) {
@@ -275,9 +291,9 @@ fn rule(raw: &RawRule, report: &mut Report) -> Option<LegRule> {
         let remedy = "give it a profile, context, gateway, channel, number or direction";
         report.missing(&raw.place.origin, &raw.place.key, what, remedy);
     }
-    let directions = [("inbound", LegDirection::Inbound), ("outbound", LegDirection::Outbound)];
-    let direction = match &raw.direction {
-        Some(given) => one_of(given, &raw.place.key("direction"), &directions, report).map(Some),
+    let ways = [("inbound", Way::Inbound), ("outbound", Way::Outbound)];
+    let way = match &raw.direction {
+        Some(given) => one_of(given, &raw.place.key("direction"), &ways, report).map(Some),
         None => Some(None),
     };
     let key = raw.place.key("side");
@@ -290,13 +306,13 @@ fn rule(raw: &RawRule, report: &mut Report) -> Option<LegRule> {
             None
         }
     };
-    Some(LegRule {
+    Some(Rule {
         profile: glob(&raw.profile),
         context: glob(&raw.context),
         gateway: glob(&raw.gateway),
         channel: glob(&raw.channel),
         number: glob(&raw.number),
-        direction: direction?,
+        way: way?,
         side: side?,
     })
 }
@@ -336,11 +352,24 @@ fn causes(raw: &[(Given<String>, Given<String>)], report: &mut Report) -> Option
     let words = Cause::ALL.map(|cause| (cause.as_str(), cause));
     let pairs = every(raw.iter().map(|(name, cause)| {
         let key = format!("causes.{}", name.value);
-        let name = parse(name, &key, report);
+        let parsed: Option<CauseName> = parse(name, &key, report);
+        if parsed.is_some() && find(&name.value).is_none() {
+            warn_of_unknown_cause(name, &key, report);
+        }
         let cause = one_of(cause, &key, &words, report);
-        Some((name?, cause?))
+        Some((parsed?, cause?))
     }));
     Some(pairs?.into_iter().collect())
+}
+
+/// No fault: modules have causes of their own, and so will the next FreeSWITCH.
+fn warn_of_unknown_cause(name: &Given<String>, key: &str, report: &mut Report) {
+    let known = ROWS.map(|row| row.name);
+    let remedy = match nearest(&name.value, &known) {
+        Some(near) => format!("did you mean {near}? Leave it if a module of yours says it"),
+        None => "leave it if a module of yours says it, else take it out".to_owned(),
+    };
+    report.warn(&name.origin, key, "FreeSWITCH itself has no such hangup cause", remedy);
 }
 
 fn agent(raw: RawAgent, extensions: &mut Seen<Extension>, report: &mut Report) -> Option<Agent> {

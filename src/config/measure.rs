@@ -80,12 +80,12 @@ fn secret_file(file: &Given<PathBuf>, key: &str, report: &mut Report) -> Option<
     Some(Secret::new(text))
 }
 
-pub(super) fn parse<T: FromStr<Err = Unfit>>(
+pub(super) fn parse<T: FromStr<Err: Into<Unfit>>>(
     given: &Given<String>,
     key: &str,
     report: &mut Report,
 ) -> Option<T> {
-    given.value.parse().map_err(|unfit| report.unfit(&given.origin, key, unfit)).ok()
+    given.value.parse().map_err(|why: T::Err| report.unfit(&given.origin, key, why.into())).ok()
 }
 
 /// `Some(None)` if nothing is given, `None` if what is given does not fit.

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Touches nothing but the files it is told of: the configuration, password and URL files, CA certificates.
-//! The environment is an argument. Knows no socket, no clock, and nothing of how the values are used.
+//! The environment is an argument. Knows no socket and no clock. What the layers below have a type for (a country,
+//! a rule, a cause) is theirs; `settings` puts together what they are run by.
 
 mod check;
 mod cti_url;
@@ -21,22 +22,25 @@ mod measure;
 mod overlay;
 mod raw;
 mod secret;
+mod settings;
 mod values;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::call::number::Country;
+use crate::call::rule::Rule;
 use crate::cti::cause::Cause;
+use crate::cti::client::Tls;
 
 pub use cti_url::CtiUrl;
 pub use fault::{ConfigError, Fault, Origin, Unfit, Warning};
 pub use overlay::{Environment, Overrides, VARIABLES};
 pub use raw::known_keys;
 pub use secret::{Password, Secret};
-pub use values::{Address, CauseName, Country, EslUser, Extension, Glob, Number, SwitchName, ZammadName};
+pub use values::{Address, CauseName, EslUser, Extension, LogLevel, Number, SwitchName, ZammadName};
 
 /// Read if no file is named, and only if it exists.
 pub const DEFAULT_FILE: &str = "/etc/freeswitch-zammad/config.toml";
@@ -62,6 +66,8 @@ pub struct Config {
     pub agents: Vec<Agent>,
     /// Names for called numbers; numbers differ.
     pub queues: Vec<QueueName>,
+    /// What the daemon says of itself.
+    pub log: Log,
 }
 
 impl Config {
@@ -119,46 +125,7 @@ pub struct SwitchConfig {
     /// Silence that ends the connection. FreeSWITCH beats every 20 s.
     pub heartbeat_timeout: Duration,
     /// How to judge a leg before any built-in mark; the first that matches decides.
-    pub rules: Vec<LegRule>,
-}
-
-/// Which side a leg is on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Side {
-    /// A trunk: somebody who is not on our switch.
-    Outside,
-    /// One of our own phones.
-    Ours,
-    /// No person at all: a leg that only joins others.
-    Plumbing,
-}
-
-/// Which way a leg was set up, as the switch sees it (`Call-Direction`): not who called whom.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LegDirection {
-    /// The leg called the switch.
-    Inbound,
-    /// The switch called the leg.
-    Outbound,
-}
-
-/// Judges the legs that match all of its patterns. At least one pattern or a direction is given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LegRule {
-    /// The SIP profile.
-    pub profile: Option<Glob>,
-    /// The dialplan context at the leg's creation.
-    pub context: Option<Glob>,
-    /// The gateway.
-    pub gateway: Option<Glob>,
-    /// The channel's name, `sofia/internal/1001@pbx.example.com`.
-    pub channel: Option<Glob>,
-    /// The number of the leg's other end, as the switch writes it.
-    pub number: Option<Glob>,
-    /// Only legs set up this way.
-    pub direction: Option<LegDirection>,
-    /// What such a leg is.
-    pub side: Side,
+    pub rules: Vec<Rule>,
 }
 
 /// One Zammad, by its CTI.
@@ -172,33 +139,6 @@ pub struct ZammadConfig {
     pub tls: Tls,
     /// From the start of a request to the end of its answer.
     pub timeout: Duration,
-}
-
-/// How Zammad's certificate is checked. Means nothing for a plain http URL.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Tls {
-    /// Against the authorities that the system trusts.
-    Verify,
-    /// Against those and the ones of this file.
-    VerifyWithCa(CaFile),
-    /// Not at all: whoever answers gets the token.
-    AcceptAnyCertificate,
-}
-
-/// Certificates of authorities, as they were read. Holds at least one PEM block that calls itself a
-/// certificate.
-#[derive(Clone, PartialEq, Eq)]
-pub struct CaFile {
-    /// Where they were read.
-    pub path: PathBuf,
-    /// The file's text.
-    pub pem: String,
-}
-
-impl fmt::Debug for CaFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CaFile").field("path", &self.path).finish_non_exhaustive()
-    }
 }
 
 /// How events are delivered.
@@ -245,4 +185,11 @@ pub struct QueueName {
     pub number: Number,
     /// Sent as the call's queue.
     pub name: String,
+}
+
+/// What the daemon says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Which lines are written.
+    pub level: LogLevel,
 }

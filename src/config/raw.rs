@@ -31,6 +31,7 @@ pub(super) struct RawConfig {
     pub(super) causes: Vec<(Given<String>, Given<String>)>,
     pub(super) agents: Vec<RawAgent>,
     pub(super) queues: Vec<RawQueue>,
+    pub(super) log_level: Option<Given<String>>,
 }
 
 /// Where a table stands: what a fault says about a key that it lacks.
@@ -160,6 +161,7 @@ fn config(s: &mut Section<'_, '_>) -> RawConfig {
         causes: s.table("causes", |s| s.pairs()),
         agents: s.tables("agent", agent),
         queues: s.tables("queue", queue),
+        log_level: s.table("log", |s| s.text("level")),
     }
 }
 

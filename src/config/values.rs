@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use phonenumber::country;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use super::fault::Unfit;
 
@@ -133,6 +134,12 @@ checked_text! {
     /// `-/().` are dropped on reading.
     Number, number
 }
+checked_text! {
+    /// Which log lines are written, as `tracing_subscriber`'s `EnvFilter` reads it: a level, or several
+    /// directives with commas, `info,freeswitch_zammad::esl=debug`. Spaces beside the commas are dropped on
+    /// reading.
+    LogLevel, log_level
+}
 
 fn name(text: &str) -> Result<String, Unfit> {
     let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
@@ -190,87 +197,23 @@ fn number(text: &str) -> Result<String, Unfit> {
     Ok(digits)
 }
 
-/// The country whose habits numbers are read by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Country(country::Id);
-
-impl Country {
-    /// Germany: what Zammad itself assumes of a number with a leading 0.
-    pub const DEFAULT: Self = Self(country::DE);
-
-    /// The identity that `phonenumber` reads numbers by.
-    #[must_use]
-    pub fn id(self) -> country::Id {
-        self.0
+fn log_level(text: &str) -> Result<String, Unfit> {
+    let directives: Vec<&str> = text.split(',').map(str::trim).collect();
+    // EnvFilter takes a word that is no level for the name of a module, of which it then shows everything.
+    let is_level = |d: &str| !d.is_empty() && d.parse::<LevelFilter>().is_ok();
+    if let Some(slip) = directives.iter().find(|d| !d.contains(['=', '[']) && !is_level(d)) {
+        return Err(Unfit::new(
+            format!("{slip:?} is no log level"),
+            "write error, warn, info, debug or trace, or MODULE=LEVEL for one module",
+        ));
     }
-}
-
-impl FromStr for Country {
-    type Err = Unfit;
-
-    fn from_str(text: &str) -> Result<Self, Unfit> {
-        text.to_ascii_uppercase().parse().map(Self).map_err(|_| {
-            Unfit::new(
-                format!("{text:?} is no country"),
-                "write its two letters of ISO 3166, for example DE, AT, CH, FR, GB or US",
-            )
-        })
-    }
-}
-
-impl fmt::Display for Country {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.as_ref())
-    }
-}
-
-/// A pattern over a whole text, in which `*` stands for any characters or none. Everything else, `?` and `[`
-/// and `+` too, stands for itself; case counts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Glob(Box<str>);
-
-impl Glob {
-    /// Takes `pattern` as it is: every text is a pattern.
-    #[must_use]
-    pub fn new(pattern: &str) -> Self {
-        Self(pattern.into())
-    }
-
-    /// The pattern.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// True if the pattern covers all of `text`. Takes at most pattern × text steps.
-    #[must_use]
-    pub fn matches(&self, text: &str) -> bool {
-        let (pattern, text) = (self.0.as_bytes(), text.as_bytes());
-        let (mut p, mut t) = (0, 0);
-        // Where to go on after a mismatch: behind the last star, with one more character given to it.
-        let mut retry: Option<(usize, usize)> = None;
-        while t < text.len() {
-            if pattern.get(p) == Some(&b'*') {
-                p += 1;
-                retry = Some((p, t));
-            } else if pattern.get(p) == Some(&text[t]) {
-                p += 1;
-                t += 1;
-            } else if let Some((after_star, taken)) = retry {
-                p = after_star;
-                t = taken + 1;
-                retry = Some((after_star, t));
-            } else {
-                return false;
-            }
-        }
-        pattern[p..].iter().all(|&b| b == b'*')
-    }
-}
-
-impl fmt::Display for Glob {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+    let joined = directives.join(",");
+    match EnvFilter::builder().parse(&joined) {
+        Ok(_) => Ok(joined),
+        Err(why) => Err(Unfit::new(
+            format!("{text:?} cannot be read ({why})"),
+            "write a level, or MODULE=LEVEL with commas between, for example info,freeswitch_zammad::esl=debug",
+        )),
     }
 }
 
@@ -353,44 +296,6 @@ mod tests {
     }
 
     #[test]
-    fn globs_cover_the_whole_text() {
-        for (pattern, text, expected) in [
-            ("external*", "external", true),
-            ("external*", "external-ipv6", true),
-            ("external*", "my-external", false),
-            ("sofia/internal/+*", "sofia/internal/+4930@h", true),
-            ("sofia/internal/+*", "sofia/internal/4930@h", false),
-            ("*", "", true),
-            ("", "", true),
-            ("", "a", false),
-            ("*ab*ab", "abxabab", true),
-            ("a*b*c", "a-b-b-d", false),
-            ("a?c", "abc", false),
-            ("ü*", "übung", true),
-            ("External", "external", false),
-        ] {
-            assert_eq!(Glob::new(pattern).matches(text), expected, "{pattern} on {text}");
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn a_glob_matches_as_splitting_does(pattern in "[ab*]{0,6}", text in "[ab]{0,8}") {
-            fn slow(p: &[u8], t: &[u8]) -> bool {
-                match p.split_first() {
-                    None => t.is_empty(),
-                    Some((b'*', rest)) => (0..=t.len()).any(|n| slow(rest, &t[n..])),
-                    Some((b, rest)) => t.first() == Some(b) && slow(rest, &t[1..]),
-                }
-            }
-            proptest::prop_assert_eq!(
-                Glob::new(&pattern).matches(&text),
-                slow(pattern.as_bytes(), text.as_bytes())
-            );
-        }
-    }
-
-    #[test]
     fn numbers_lose_their_dress_and_keep_their_country() {
         for (text, digits) in
             [("4930555100", "4930555100"), ("+49 (30) 555-100", "4930555100"), ("100", "100")]
@@ -403,12 +308,33 @@ mod tests {
     }
 
     #[test]
-    fn countries_users_names_causes_and_extensions_are_checked() {
-        assert_eq!("de".parse::<Country>().unwrap(), Country::DEFAULT);
-        assert_eq!("US".parse::<Country>().unwrap().to_string(), "US");
-        for text in ["", "Germany", "49", "D", "XX", "DEU"] {
-            assert!(text.parse::<Country>().is_err(), "{text}");
+    fn a_log_level_is_what_env_filter_reads_and_no_misspelt_word() {
+        for (text, kept) in [
+            ("info", "info"),
+            ("OFF", "OFF"),
+            (" warn, freeswitch_zammad::esl=debug ", "warn,freeswitch_zammad::esl=debug"),
+            ("info,[call{id=7}]=trace", "info,[call{id=7}]=trace"),
+        ] {
+            assert_eq!(text.parse::<LogLevel>().unwrap().as_str(), kept);
         }
+        for (text, what) in [
+            ("", "\"\" is no log level"),
+            ("inof", "\"inof\" is no log level"),
+            ("info,", "\"\" is no log level"),
+            ("info,verbose", "\"verbose\" is no log level"),
+            ("info;debug", "\"info;debug\" is no log level"),
+            ("freeswitch_zammad", "\"freeswitch_zammad\" is no log level"),
+            ("freeswitch_zammad=loud", "cannot be read"),
+            ("freeswitch_zammad = debug", "cannot be read"),
+            ("info,[call", "cannot be read"),
+        ] {
+            let unfit = text.parse::<LogLevel>().unwrap_err();
+            assert!(unfit.what.contains(what), "{text}: {unfit}");
+        }
+    }
+
+    #[test]
+    fn users_names_causes_and_extensions_are_checked() {
         assert!("1001@pbx.test".parse::<EslUser>().is_ok());
         for text in ["1001", "@d", "u@", "u@d@e", "u@d:p", "u @d", "u@d\n"] {
             assert!(text.parse::<EslUser>().is_err(), "{text}");

@@ -4,6 +4,7 @@
 //! reads no more of an answer than a bound. It says what came back; what that means is [`super::reply`]'s.
 
 use std::error::Error as _;
+use std::fmt;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER};
@@ -19,8 +20,8 @@ pub const PROBE: &str = r#"{"direction":"probe"}"#;
 /// no request is lost to a connection that the other side has just given up.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 
-/// Whether the server's certificate is checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How the server's certificate is checked. Means nothing for a plain http URL.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Tls {
     /// Against the system's roots.
     System,
@@ -28,6 +29,17 @@ pub enum Tls {
     Ca(String),
     /// Not at all. Anybody on the way can read and answer.
     AcceptAnything,
+}
+
+impl fmt::Debug for Tls {
+    /// Without the certificates: they fill pages, and a key may stand beside them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System => f.write_str("System"),
+            Self::Ca(pem) => write!(f, "Ca({} bytes)", pem.len()),
+            Self::AcceptAnything => f.write_str("AcceptAnything"),
+        }
+    }
 }
 
 /// Why a client cannot be made.
