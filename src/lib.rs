@@ -1,6 +1,7 @@
 //! freeswitch-zammad: tells Zammad about the calls on a FreeSWITCH.
 
 pub mod call;
+pub mod cli;
 pub mod config;
 pub mod cti;
 pub mod daemon;

@@ -125,7 +125,10 @@ fn problems(told: &[Value], want: &[Value]) -> Vec<String> {
     let mut problems = Vec::new();
     for call in calls {
         let likeness = |w: &&Value| {
-            [("direction", 4), ("to", 2), ("from", 1)].iter().map(|(k, n)| i32::from(fits(&call[0][*k], &w[*k])) * n).sum::<i32>()
+            [("direction", 4), ("to", 2), ("from", 1)]
+                .iter()
+                .map(|(k, n)| i32::from(fits(&call[0][*k], &w[*k])) * n)
+                .sum::<i32>()
         };
         let best = (0..left.len()).max_by_key(|at| likeness(&left[*at])).unwrap();
         problems.extend(differences(&call, left.remove(best)));
@@ -137,7 +140,11 @@ fn differences(call: &[&Value], want: &Value) -> Vec<String> {
     let mut wrong = Vec::new();
     let kinds: Vec<&str> = call.iter().map(|e| e["event"].as_str().unwrap()).collect();
     let count = |kind| kinds.iter().filter(|k| **k == kind).count();
-    if kinds[0] != "newCall" || count("newCall") != 1 || *kinds.last().unwrap() != "hangup" || count("hangup") != 1 {
+    if kinds[0] != "newCall"
+        || count("newCall") != 1
+        || *kinds.last().unwrap() != "hangup"
+        || count("hangup") != 1
+    {
         wrong.push(format!("the order is {kinds:?}"));
     }
     for key in ["direction", "from", "to"] {
@@ -150,10 +157,13 @@ fn differences(call: &[&Value], want: &Value) -> Vec<String> {
     }
     let answers: Vec<&&Value> = call.iter().filter(|e| e["event"] == "answer").collect();
     if want["direction"] == "in" {
-        let by = |e: &&&Value| if e["user"] == "voicemail" { "voicemail".into() } else { e["answeringNumber"].clone() };
+        let by = |e: &&&Value| {
+            if e["user"] == "voicemail" { "voicemail".into() } else { e["answeringNumber"].clone() }
+        };
         let got = Value::Array(answers.iter().map(by).collect());
         let choice = want["answers"].as_array().unwrap();
-        let right = if choice.iter().any(Value::is_array) { choice.contains(&got) } else { want["answers"] == got };
+        let right =
+            if choice.iter().any(Value::is_array) { choice.contains(&got) } else { want["answers"] == got };
         if !right {
             wrong.push(format!("answered by {got}, expected {}", want["answers"]));
         }

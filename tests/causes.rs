@@ -22,7 +22,8 @@ fn every_cause_of_the_switch_is_in_the_table_with_its_number() {
 #[test]
 fn no_cause_that_others_know_is_missing() {
     for row in &ROWS {
-        let theirs: HangupCause = row.name.parse().unwrap_or_else(|_| panic!("{} is unknown to freeswitch-types", row.name));
+        let theirs: HangupCause =
+            row.name.parse().unwrap_or_else(|_| panic!("{} is unknown to freeswitch-types", row.name));
         assert_eq!(theirs.to_string(), row.name);
     }
     for code in 0..=1000 {

@@ -25,7 +25,9 @@ pub(super) fn run(cause: &Cause, common: &Common) -> Result<ExitCode, Failure> {
             print(&format!("{:>4}  {:<31}  {:<14}  {}{silent}", row.code, row.name, cti.as_str(), row.gist));
         }
         print("");
-        print("(*) says little about the call: other witnesses are asked first; alone, an unanswered call is noAnswer.");
+        print(
+            "(*) says little about the call: other witnesses are asked first; alone, an unanswered call is noAnswer.",
+        );
         return Ok(ExitCode::SUCCESS);
     };
     let upper = name.to_ascii_uppercase();
@@ -36,8 +38,12 @@ pub(super) fn run(cause: &Cause, common: &Common) -> Result<ExitCode, Failure> {
             print(&format!("{} ({}): {}.", row.name, row.code, row.gist));
             print(&format!("An unanswered call that ends with it is reported as {cti}."));
             if weight == Weight::Silent {
-                print("FreeSWITCH says it of legs for many reasons, so others are asked first: who hung up, what the");
-                print("caller's leg remembers of its last attempt, what the phones said. If none of them says");
+                print(
+                    "FreeSWITCH says it of legs for many reasons, so others are asked first: who hung up, what the",
+                );
+                print(
+                    "caller's leg remembers of its last attempt, what the phones said. If none of them says",
+                );
                 print("anything, the call is reported as noAnswer.");
             }
             if cti != row.cti {

@@ -59,7 +59,8 @@ async fn log_in(switch: &SwitchConfig) -> Result<&'static str, String> {
 }
 
 async fn probe(zammad: &ZammadConfig) -> Result<&'static str, String> {
-    let client = Client::new(zammad.url.expose(), &zammad.tls, zammad.timeout).map_err(|why| why.to_string())?;
+    let client =
+        Client::new(zammad.url.expose(), &zammad.tls, zammad.timeout).map_err(|why| why.to_string())?;
     match judge_probe(&client.probe().await) {
         Verdict::Done(_) => Ok("takes events: the integration is on and the token is right"),
         Verdict::Away { why, .. }

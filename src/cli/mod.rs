@@ -150,7 +150,7 @@ impl Common {
     /// The configuration, complete as far as the command needs it.
     fn load(&self, needs: Needs) -> Result<Loaded, ConfigError> {
         let environment = Environment::from_os(std::env::vars_os());
-        Config::load(&self.overrides(), &environment, Path::new(DEFAULT_FILE), needs)
+        Config::load_for(needs, &self.overrides(), &environment, Path::new(DEFAULT_FILE))
     }
 }
 

@@ -106,7 +106,7 @@ pub(super) fn run(queue: &Queue, common: &Common) -> Result<ExitCode, Failure> {
 
 /// Asks the running daemon or, if none runs, the store itself.
 pub(super) fn question(common: &Common, request: Request) -> Result<Vec<Value>, Failure> {
-    let config = common.load(Needs::Store)?.config;
+    let config = common.load(Needs::Calls)?.config;
     let answer = runtime()?.block_on(async {
         let asked = control::ask(&config.state_dir, &request).await;
         match asked.map_err(|why| Failure::new(format!("the daemon's control socket fails: {why}")))? {
@@ -135,13 +135,17 @@ async fn from_store(config: &Config, request: Request) -> Result<Vec<Value>, Fai
 }
 
 static HEADING: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
-    format!("{:>6}  {:<24}  {:<7}  {:<3}  {:<16}  {:<16}  CALL", "SEQ", "HAPPENED", "EVENT", "DIR", "FROM", "TO")
+    format!(
+        "{:>6}  {:<24}  {:<7}  {:<3}  {:<16}  {:<16}  CALL",
+        "SEQ", "HAPPENED", "EVENT", "DIR", "FROM", "TO"
+    )
 });
 
 fn line(row: &Value) -> String {
     let body = &row["body"];
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let detail = ["cause", "user", "answeringNumber"].iter().find_map(|key| body[key].as_str()).unwrap_or_default();
+    let detail =
+        ["cause", "user", "answeringNumber"].iter().find_map(|key| body[key].as_str()).unwrap_or_default();
     let after = ["story", "note"].iter().find_map(|key| row[key].as_str()).unwrap_or_default();
     let line = format!(
         "{:>6}  {:<24}  {:<7}  {:<3}  {:<16}  {:<16}  {}  {detail}  {}",

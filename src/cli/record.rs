@@ -68,10 +68,16 @@ impl Tape {
     async fn start(switch: &SwitchConfig, path: &PathBuf) -> Result<Self, Failure> {
         let link = link(switch);
         let stream = TcpStream::connect(&link.address).await.map_err(|why| {
-            Failure::new(format!("no connection to {}: {why}; is mod_event_socket loaded and listening there?", link.address))
+            Failure::new(format!(
+                "no connection to {}: {why}; is mod_event_socket loaded and listening there?",
+                link.address
+            ))
         })?;
         let file = File::create_new(path).await.map_err(|why| {
-            Failure::new(format!("{}: {why}; name a file that does not exist, where you may write", path.display()))
+            Failure::new(format!(
+                "{}: {why}; name a file that does not exist, where you may write",
+                path.display()
+            ))
         })?;
         let session = Session::new(link.login, link.heartbeat_timeout, clock::now());
         let decoder = FrameDecoder::default();
@@ -108,7 +114,10 @@ impl Tape {
         let whole = self.unwritten.len() - frames.len() - self.decoder.held();
         let done = self.unwritten.split_to(whole);
         self.bytes += u64::try_from(done.len()).unwrap_or_default();
-        self.file.write_all(&done).await.map_err(|why| Failure::new(format!("the file cannot be written: {why}")))
+        self.file
+            .write_all(&done)
+            .await
+            .map_err(|why| Failure::new(format!("the file cannot be written: {why}")))
     }
 
     async fn act(&mut self) -> Result<(), Failure> {

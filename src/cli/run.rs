@@ -11,7 +11,7 @@ use crate::edge::log;
 
 pub(super) fn run(common: &Common) -> Result<ExitCode, Failure> {
     let loaded = common.load(Needs::Everything)?;
-    log::start(&loaded.config.log_level).map_err(Failure::permanent)?;
+    log::start(loaded.config.log.level.as_str()).map_err(Failure::permanent)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }

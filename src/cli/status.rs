@@ -61,7 +61,9 @@ fn lines(all: &Value) -> Vec<String> {
         let since = text(&zammad["since"]);
         lines.push(match zammad["link"].as_str() {
             Some("up") => format!("{name}: answers{paused}"),
-            Some("misconfigured") => format!("{name}: NEEDS YOU since {since}: {}{paused}", text(&zammad["reason"])),
+            Some("misconfigured") => {
+                format!("{name}: NEEDS YOU since {since}: {}{paused}", text(&zammad["reason"]))
+            }
             Some(_) | None => format!("{name}: AWAY since {since}: {}{paused}", text(&zammad["reason"])),
         });
         lines.push(format!(
@@ -84,7 +86,10 @@ fn lines(all: &Value) -> Vec<String> {
         queue["disk_bytes"].as_u64().unwrap_or_default() / 1000
     ));
     if let Some(calls) = all["calls"].as_object() {
-        lines.push(format!("calls: {} going on, {} events accepted", calls["going_on"], calls["events_accepted"]));
+        lines.push(format!(
+            "calls: {} going on, {} events accepted",
+            calls["going_on"], calls["events_accepted"]
+        ));
     }
     lines
 }

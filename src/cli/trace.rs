@@ -36,7 +36,10 @@ pub(super) fn run(trace: &Trace, common: &Common) -> Result<ExitCode, Failure> {
         Box::new(std::io::stdin().lock())
     } else {
         let opened = std::fs::File::open(&trace.file);
-        Box::new(opened.map_err(|why| Failure::new(format!("{named}: {why}; name a recording that can be read")))?)
+        Box::new(
+            opened
+                .map_err(|why| Failure::new(format!("{named}: {why}; name a recording that can be read")))?,
+        )
     };
     let mut story = Story::new(settings, trace.explain);
     let read = story.read_all(&mut *input);

@@ -19,6 +19,7 @@ mod cti_url;
 mod document;
 mod fault;
 mod measure;
+mod needs;
 mod overlay;
 mod raw;
 mod secret;
@@ -37,6 +38,7 @@ use crate::cti::client::Tls;
 
 pub use cti_url::CtiUrl;
 pub use fault::{ConfigError, Fault, Origin, Unfit, Warning};
+pub use needs::Needs;
 pub use overlay::{Environment, Overrides, VARIABLES};
 pub use raw::known_keys;
 pub use secret::{Password, Secret};
@@ -82,9 +84,25 @@ impl Config {
         environment: &Environment,
         default_file: &Path,
     ) -> Result<Loaded, ConfigError> {
+        Self::load_for(Needs::Everything, overrides, environment, default_file)
+    }
+
+    /// As [`Config::load`], but complete only as far as it is needed.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_for(
+        needs: Needs,
+        overrides: &Overrides,
+        environment: &Environment,
+        default_file: &Path,
+    ) -> Result<Loaded, ConfigError> {
         let mut report = fault::Report::default();
         let raw = overlay::read_all(overrides, environment, default_file, &mut report);
-        let config = raw.and_then(|raw| check::config(raw, &mut report));
+        let config = raw.and_then(|mut raw| {
+            needs::stand_in(&mut raw, needs);
+            check::config(raw, &mut report)
+        });
         let warnings = report.close()?;
         Ok(Loaded { config: config.expect("what could not be checked was reported"), warnings })
     }

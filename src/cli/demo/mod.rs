@@ -14,10 +14,10 @@ use tokio::time::{Instant, timeout};
 
 use self::scenes::{BEFORE, DURING, Scene};
 use super::{Failure, print, runtime};
-use crate::config::{Config, Environment, Needs, Overrides, Secret};
+use crate::config::{Config, Environment, Overrides, Secret};
 use crate::daemon::Daemon;
 use crate::sim::recording::Recording;
-use crate::sim::switch::{Disconnect, Pace, Switch};
+use crate::sim::switch::{Pace, Switch};
 use crate::sim::{switch, zammad};
 use crate::store::Store;
 use zammad::{Row, Zammad};
@@ -46,9 +46,11 @@ pub(super) fn run(demo: &Demo) -> Result<ExitCode, Failure> {
 }
 
 async fn show(screen: &Screen, state_dir: PathBuf) -> Result<ExitCode, Failure> {
-    let failed = |what: &str| move |why: std::io::Error| Failure::new(format!("{what} cannot start: {why}"));
+    let failed =
+        |what: &'static str| move |why: std::io::Error| Failure::new(format!("{what} cannot start: {why}"));
     let mut zammad = Zammad::start(zammad::Settings::default()).map_err(failed("the stand-in for Zammad"))?;
-    let settings = switch::Settings { heartbeat: Some(Duration::from_secs(5)), ..switch::Settings::default() };
+    let settings =
+        switch::Settings { heartbeat: Some(Duration::from_secs(5)), ..switch::Settings::default() };
     let switch = Switch::start(settings).map_err(failed("the stand-in for FreeSWITCH"))?;
     let screen = &Screen { began: Some(Instant::now()), ..*screen };
     screen.introduce(&switch, &zammad);
@@ -89,7 +91,7 @@ fn config(switch: &Switch, zammad: &Zammad, state_dir: PathBuf) -> Result<Config
     // Nothing of this machine's configuration is used: not its file, not its environment.
     let nothing = Environment::from_iter(std::iter::empty::<(String, String)>());
     let nowhere = std::path::Path::new("/nonexistent/freeswitch-zammad.toml");
-    let mut config = Config::load(&overrides, &nothing, nowhere, Needs::Everything)?.config;
+    let mut config = Config::load(&overrides, &nothing, nowhere)?.config;
     config.delivery.retry_wait_min = Duration::from_millis(250);
     config.delivery.retry_wait_max = Duration::from_secs(1);
     Ok(config)
@@ -173,12 +175,19 @@ struct Screen {
 
 impl Screen {
     fn introduce(&self, switch: &Switch, zammad: &Zammad) {
-        print(&self.bold("freeswitch-zammad tells the helpdesk Zammad about calls on a FreeSWITCH telephone system."));
-        print("You will see recorded calls of a real FreeSWITCH go by, and what the people who work in Zammad get to see.");
+        print(&self.bold(
+            "freeswitch-zammad tells the helpdesk Zammad about calls on a FreeSWITCH telephone system.",
+        ));
+        print(
+            "You will see recorded calls of a real FreeSWITCH go by, and what the people who work in Zammad get to see.",
+        );
         print("");
         print(&format!("  switch  a stand-in that replays what a FreeSWITCH sent, on {}", switch.addr()));
         print("  queue   the daemon's own: what Zammad must still learn, safe on disk");
-        print(&format!("  zammad  a stand-in that keeps a caller log as Zammad does, on {}", zammad.base_url()));
+        print(&format!(
+            "  zammad  a stand-in that keeps a caller log as Zammad does, on {}",
+            zammad.base_url()
+        ));
     }
 
     fn act(&self, title: &str) {
@@ -222,7 +231,9 @@ impl Screen {
             "newCall" if row.direction == "in" => format!("{who}  rings: who is calling pops up"),
             "newCall" => format!("{who}  is being dialled"),
             "answer" => format!("{who}  answered{by}"),
-            _ if row.missed_mark() => format!("{who}  ended ({cause}), {}", self.paint("MISSED: to be called back", "31")),
+            _ if row.missed_mark() => {
+                format!("{who}  ended ({cause}), {}", self.paint("MISSED: to be called back", "31"))
+            }
             _ => format!("{who}  ended ({cause})"),
         }
     }
@@ -233,10 +244,15 @@ impl Screen {
         let mut same = log.len() == played.len();
         for Played { scene, legs } in played {
             let rows: Vec<&Row> = log.iter().filter(|r| legs.contains(&r.call_id)).collect();
-            let truth = told(scene.direction, scene.from, scene.to, scene.answered_by, scene.missed, scene.cause);
+            let truth =
+                told(scene.direction, scene.from, scene.to, scene.answered_by, scene.missed, scene.cause);
             let [row] = rows[..] else {
                 same = false;
-                print(&format!("{}  {truth}\n   Zammad has {} entries for it", self.paint("✗", "31"), rows.len()));
+                print(&format!(
+                    "{}  {truth}\n   Zammad has {} entries for it",
+                    self.paint("✗", "31"),
+                    rows.len()
+                ));
                 continue;
             };
             let by = row.to_comment.as_deref();
@@ -252,7 +268,10 @@ impl Screen {
         print("");
         let missed = log.iter().filter(|r| r.missed_mark()).count();
         print(&if same {
-            format!("{} calls, each in Zammad once and as it happened; {missed} to be called back. Nothing was lost.", log.len())
+            format!(
+                "{} calls, each in Zammad once and as it happened; {missed} to be called back. Nothing was lost.",
+                log.len()
+            )
         } else {
             format!("{} calls were played, Zammad holds {}: they differ.", played.len(), log.len())
         });
@@ -277,7 +296,3 @@ fn told(direction: &str, from: &str, to: &str, by: Option<&str>, missed: bool, c
     let missed = if missed { "missed" } else { "" };
     format!("{direction:<3}  {from:>13} → {to:<13}  {by:<12}  {cause:<14}  {missed}").trim_end().to_owned()
 }
-
-/// The events that the embedded recordings are trimmed to.
-pub const EVENTS: [&str; 5] =
-    ["CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_BRIDGE", "CHANNEL_UNBRIDGE", "CHANNEL_HANGUP_COMPLETE"];

@@ -6,7 +6,7 @@ use crate::sim::recording::Recording;
 pub(super) struct Scene {
     /// What happens, for somebody who has never heard of any of this.
     pub(super) story: &'static str,
-    /// Trimmed to [`EVENTS`] and [`HEADERS`].
+    /// Trimmed to what the call model reads; a test holds that.
     bytes: &'static [u8],
     /// `in` or `out`.
     pub(super) direction: &'static str,

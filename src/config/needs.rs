@@ -1,0 +1,44 @@
+//! What a command needs of a configuration. One that only reads a recording must not ask for a password.
+
+use super::document::Given;
+use super::fault::Origin;
+use super::raw::{RawConfig, RawSecret};
+use super::secret::Secret;
+
+/// How much of a configuration must be there. What is not needed is not read either: its secret files need not
+/// be readable, and its value in the [`Config`](super::Config) leads nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// All of it.
+    Everything,
+    /// How the switches are reached.
+    Switch,
+    /// How calls are told: country, rules, causes, people; and where the store is.
+    Calls,
+}
+
+/// Puts something harmless where a secret is not needed.
+pub(super) fn stand_in(raw: &mut RawConfig, needs: Needs) {
+    if needs == Needs::Everything {
+        return;
+    }
+    for (number, zammad) in raw.zammads.iter_mut().enumerate() {
+        let nowhere = format!("https://zammad-{number}.invalid/api/v1/cti/not-needed");
+        zammad.url = RawSecret { text: Some(given(nowhere)), file: None };
+        zammad.ca_file = None;
+        zammad.tls = None;
+    }
+    if needs == Needs::Calls {
+        for (number, switch) in raw.switches.iter_mut().enumerate() {
+            switch.password = RawSecret { text: Some(given("not-needed".to_owned())), file: None };
+            if switch.address.is_none() {
+                let nowhere = format!("127.0.0.1:{}", 8021 + number);
+                switch.address = Some(Given { value: nowhere, origin: Origin::Nowhere });
+            }
+        }
+    }
+}
+
+fn given(text: String) -> Given<Secret> {
+    Given { value: Secret::new(text), origin: Origin::Nowhere }
+}
