@@ -422,6 +422,8 @@ fn event(n: u64) -> Pending {
         happened: UnixMillis(1_000 + n),
         answered: n.is_multiple_of(2),
         attempt: None,
+        held: false,
+        restored: false,
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::Hash;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -25,6 +25,7 @@ use crate::call::rule::{Glob, Rule};
 use crate::cti::cause::Cause;
 use crate::cti::client::Tls;
 use crate::cti::event::VOICEMAIL;
+use crate::queue::line::LatePolicy;
 
 const DEFAULT_STATE_DIR: &str = "/var/lib/freeswitch-zammad";
 const DEFAULT_ADDRESS: &str = "127.0.0.1:8021";
@@ -131,10 +132,24 @@ fn zammad(
             report.warn(origin, place.key("url"), what, "use https://");
         }
     }
+    let rest_token = match raw.rest_token.is_given() {
+        true => {
+            let keys = ["rest_token", "rest_token_file"];
+            let given = secret(raw.rest_token, place, keys, "is empty", "write the token", report);
+            given.map(|given| Some(given.value))
+        }
+        false => Some(None),
+    };
     let encrypted = url.as_ref().is_none_or(|url| url.value.is_https());
     let tls = tls(raw.tls.as_ref(), raw.ca_file, place, encrypted, report);
     let timeout_s = bounded(raw.timeout_s.as_ref(), place.key("timeout_s"), 1..=300, 10, report);
-    Some(ZammadConfig { name: name?, url: url?.value, tls: tls?, timeout: Duration::from_secs(timeout_s?) })
+    Some(ZammadConfig {
+        name: name?,
+        url: url?.value,
+        rest_token: rest_token?,
+        tls: tls?,
+        timeout: Duration::from_secs(timeout_s?),
+    })
 }
 
 fn tls(
@@ -328,6 +343,17 @@ fn delivery(raw: &RawDelivery, report: &mut Report) -> Option<Delivery> {
     let dead_keep_d = of(&raw.dead_keep_d, "dead_keep_d", 1..=3_650, 30);
     let dead_keep_max = of(&raw.dead_keep_max, "dead_keep_max", 1..=1_000_000, 10_000);
     let late_after_s = of(&raw.late_after_s, "late_after_s", 1..=86_400, 60);
+    let backlog_per_s = of(&raw.backlog_per_s, "backlog_per_s", 1..=10_000, 100);
+    let max_age_d = of(&raw.max_age_d, "max_age_d", 1..=3_650, 30);
+    let policies = [
+        ("deliver", LatePolicy::Deliver),
+        ("missed-only", LatePolicy::MissedOnly),
+        ("drop", LatePolicy::Drop),
+    ];
+    let late_policy = match &raw.late_policy {
+        Some(given) => one_of(given, "delivery.late_policy", &policies, report),
+        None => Some(LatePolicy::Deliver),
+    };
     if let (Some(min), Some(max)) = (wait_min, wait_max)
         && min > max
     {
@@ -345,6 +371,9 @@ fn delivery(raw: &RawDelivery, report: &mut Report) -> Option<Delivery> {
         dead_keep: Duration::from_hours(24 * dead_keep_d?),
         dead_keep_max: count(dead_keep_max?)?,
         late_after: Duration::from_secs(late_after_s?),
+        late_policy: late_policy?,
+        backlog_per_s: u32::try_from(backlog_per_s?).ok().and_then(NonZeroU32::new)?,
+        max_age: Duration::from_hours(24 * max_age_d?),
     })
 }
 

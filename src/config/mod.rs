@@ -27,7 +27,7 @@ mod settings;
 mod values;
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,6 +35,7 @@ use crate::call::number::Country;
 use crate::call::rule::Rule;
 use crate::cti::cause::Cause;
 use crate::cti::client::Tls;
+use crate::queue::line::LatePolicy;
 
 pub use cti_url::CtiUrl;
 pub use fault::{ConfigError, Fault, Origin, Unfit, Warning};
@@ -153,6 +154,9 @@ pub struct ZammadConfig {
     pub name: ZammadName,
     /// Where events are posted. Holds the token.
     pub url: CtiUrl,
+    /// A credential for Zammad's REST interface, to look into its caller log. Only needed where a hangup's fate
+    /// is unknown.
+    pub rest_token: Option<Secret>,
     /// How the other end must prove itself.
     pub tls: Tls,
     /// From the start of a request to the end of its answer.
@@ -176,6 +180,12 @@ pub struct Delivery {
     pub dead_keep_max: NonZeroUsize,
     /// An event older than this at its first post goes out without what opens screens.
     pub late_after: Duration,
+    /// What is done with calls that were over before they could be told in time.
+    pub late_policy: LatePolicy,
+    /// Most events of a backlog that are posted in a second, per Zammad.
+    pub backlog_per_s: NonZeroU32,
+    /// Events older than this are given up.
+    pub max_age: Duration,
 }
 
 /// Which calls are told.

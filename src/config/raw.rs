@@ -89,6 +89,7 @@ pub(super) struct RawZammad {
     pub(super) place: Place,
     pub(super) name: Option<Given<String>>,
     pub(super) url: RawSecret,
+    pub(super) rest_token: RawSecret,
     pub(super) tls: Option<Given<String>>,
     pub(super) ca_file: Option<Given<PathBuf>>,
     pub(super) timeout_s: Option<Given<i64>>,
@@ -103,6 +104,9 @@ pub(super) struct RawDelivery {
     pub(super) dead_keep_d: Option<Given<i64>>,
     pub(super) dead_keep_max: Option<Given<i64>>,
     pub(super) late_after_s: Option<Given<i64>>,
+    pub(super) late_policy: Option<Given<String>>,
+    pub(super) backlog_per_s: Option<Given<i64>>,
+    pub(super) max_age_d: Option<Given<i64>>,
 }
 
 #[derive(Debug)]
@@ -143,6 +147,7 @@ impl RawZammad {
             place: Place { key: "zammad[0]".into(), origin: Origin::Nowhere },
             name: None,
             url: RawSecret::default(),
+            rest_token: RawSecret::default(),
             tls: None,
             ca_file: None,
             timeout_s: None,
@@ -196,6 +201,7 @@ fn zammad(s: &mut Section<'_, '_>) -> RawZammad {
         place: place(s),
         name: s.text("name"),
         url: RawSecret { text: s.secret("url"), file: s.path("url_file") },
+        rest_token: RawSecret { text: s.secret("rest_token"), file: s.path("rest_token_file") },
         tls: s.text("tls"),
         ca_file: s.path("ca_file"),
         timeout_s: s.count("timeout_s"),
@@ -211,6 +217,9 @@ fn delivery(s: &mut Section<'_, '_>) -> RawDelivery {
         dead_keep_d: s.count("dead_keep_d"),
         dead_keep_max: s.count("dead_keep_max"),
         late_after_s: s.count("late_after_s"),
+        late_policy: s.text("late_policy"),
+        backlog_per_s: s.count("backlog_per_s"),
+        max_age_d: s.count("max_age_d"),
     }
 }
 

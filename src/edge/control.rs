@@ -22,7 +22,7 @@ use super::clock;
 use super::drain::{DrainState, Order};
 use super::intake::Board;
 use super::listener::LinkState;
-use crate::queue::schedule::Link;
+use crate::queue::breaker::Link;
 use crate::store::{Pending, Seq, Store, StoreError};
 use crate::time::UnixMillis;
 

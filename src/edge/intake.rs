@@ -113,7 +113,7 @@ pub async fn run(
         }
         for message in group.drain(..) {
             let at = message.switch;
-            handle(&mut switches[at], &mut resyncs[at], message).await;
+            handle(&mut switches[at], &mut resyncs[at], message);
         }
         commit(&store, &mut switches, &drains, &board).await?;
     }
@@ -131,7 +131,7 @@ struct Resync {
     found: Vec<(UnixMillis, Event)>,
 }
 
-async fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
+fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
     match heard.what {
         What::Event(event) => switch.tracker.handle_event(&event, heard.at),
         What::Listening => {
@@ -260,5 +260,7 @@ fn pending(switch: &Switch, news: News) -> Pending {
         happened: news.at,
         answered: news.answered,
         attempt: None,
+        held: false,
+        restored: false,
     }
 }
