@@ -46,7 +46,8 @@ fn each_outside_library_is_named_where_it_belongs() {
     for file in all_files(Path::new("src")) {
         let text = fs::read_to_string(&file).unwrap();
         for (library, home) in only {
-            let named = text.lines().any(|l| !l.trim_start().starts_with("//") && l.contains(&format!(" {library}")));
+            let named =
+                text.lines().any(|l| !l.trim_start().starts_with("//") && l.contains(&format!(" {library}")));
             assert!(!named || file.to_string_lossy().contains(home), "{} names {library}", file.display());
         }
     }
