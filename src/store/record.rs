@@ -378,6 +378,8 @@ mod tests {
             happened: UnixMillis(17),
             answered: false,
             attempt: None,
+            held: false,
+            restored: false,
         };
         assert_eq!(Pending::decode(stored), Ok(pending.clone()));
         assert_eq!(pending.encode(), stored);
@@ -418,6 +420,8 @@ mod tests {
             happened: UnixMillis(1),
             answered: true,
             attempt: Some(UnixMillis(2)),
+            held: false,
+            restored: false,
         }
     }
 
