@@ -155,8 +155,8 @@ pub struct Schedule {
     held: usize,
     /// The first event that is in the store only; `None` when all that is accepted is here.
     beyond: Option<u64>,
-    /// The last event that was accepted but not taken in.
-    newest: u64,
+    /// The last event that was accepted but not taken in, if there was one.
+    newest: Option<u64>,
     loading: bool,
     load_at: UnixMillis,
     link: Link,
@@ -209,7 +209,7 @@ impl Schedule {
             width: 1,
             held: 0,
             beyond: Some(0),
-            newest: 0,
+            newest: None,
             loading: false,
             load_at: UnixMillis::default(),
             link: Link::Up,
@@ -228,7 +228,7 @@ impl Schedule {
             self.beyond = Some(item.seq);
         }
         if self.beyond.is_some() {
-            self.newest = self.newest.max(item.seq);
+            self.newest = self.newest.max(Some(item.seq));
         } else {
             self.take(item, now);
         }
@@ -239,7 +239,7 @@ impl Schedule {
     pub fn handle_loaded(&mut self, items: Vec<Item>, next: u64, at_end: bool, now: UnixMillis) {
         self.loading = false;
         // What was accepted while the store was being read may lie behind its end.
-        self.beyond = (!at_end || self.newest >= next).then_some(next);
+        self.beyond = (!at_end || self.newest >= Some(next)).then_some(next);
         for item in items {
             self.take(item, now);
         }
