@@ -155,6 +155,8 @@ pub struct Schedule {
     held: usize,
     /// The first event that is in the store only; `None` when all that is accepted is here.
     beyond: Option<u64>,
+    /// The first place that was never read from the store. What lies before it was taken in by reading.
+    unread: u64,
     /// The last event that was accepted but not taken in, if there was one.
     newest: Option<u64>,
     loading: bool,
@@ -209,6 +211,7 @@ impl Schedule {
             width: 1,
             held: 0,
             beyond: Some(0),
+            unread: 0,
             newest: None,
             loading: false,
             load_at: UnixMillis::default(),
@@ -223,6 +226,10 @@ impl Schedule {
 
     /// An event was accepted: it is safe in the store.
     pub fn handle_accepted(&mut self, item: Item, now: UnixMillis) {
+        // Reading was quicker than this word of it; the event may be delivered already.
+        if item.seq < self.unread {
+            return;
+        }
         // While older events wait in the store only, this one waits there with them.
         if self.beyond.is_none() && self.held >= WINDOW {
             self.beyond = Some(item.seq);
@@ -238,6 +245,7 @@ impl Schedule {
     /// was not read; `at_end` says that nothing was there.
     pub fn handle_loaded(&mut self, items: Vec<Item>, next: u64, at_end: bool, now: UnixMillis) {
         self.loading = false;
+        self.unread = self.unread.max(next);
         // What was accepted while the store was being read may lie behind its end.
         self.beyond = (!at_end || self.newest >= Some(next)).then_some(next);
         for item in items {
