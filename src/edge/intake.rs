@@ -163,9 +163,10 @@ fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
 /// Ends the legs that the switch does not list, and asks for those that it does: the unheard ones, to learn of
 /// them, and the known ones, because what became of them meanwhile (answered, transferred) was missed too. The
 /// list lags behind; the answer for a leg does not.
-fn compare(switch: &mut Switch, resync: &mut Resync, listed: HashSet<String>, at: UnixMillis) {
+fn compare(switch: &mut Switch, resync: &mut Resync, listed: Vec<String>, at: UnixMillis) {
+    let names: HashSet<&str> = listed.iter().map(String::as_str).collect();
     let (left, gone): (Vec<String>, Vec<String>) =
-        resync.doubted.drain().partition(|leg| listed.contains(leg));
+        resync.doubted.drain().partition(|leg| names.contains(leg.as_str()));
     for leg in &gone {
         switch.tracker.vanished(leg, at);
     }
@@ -185,7 +186,7 @@ impl Resync {
     /// First every leg, then, when all are known, who is connected to whom.
     fn settle(&mut self, tracker: &mut Tracker) {
         let mut found = std::mem::take(&mut self.found);
-        found.sort_by_key(|(_, event)| created(event));
+        found.sort_by_key(|(_, event)| begun(event));
         for _ in 0..2 {
             for (at, event) in &found {
                 tracker.handle_event(event, *at);
@@ -194,12 +195,15 @@ impl Resync {
     }
 }
 
-fn created(event: &Event) -> u64 {
-    event.get("Caller-Channel-Created-Time").and_then(|t| t.parse().ok()).unwrap_or_default()
+/// Legs of one call often have the very same time; then the one that was originated comes after its originator,
+/// and otherwise the order stands in which the switch listed them.
+fn begun(event: &Event) -> (u64, bool) {
+    let created = event.get("Caller-Channel-Created-Time").and_then(|t| t.parse().ok());
+    (created.unwrap_or_default(), event.is("Other-Type", "originator"))
 }
 
-/// The legs in an answer to `show channels as json`; an idle switch leaves `rows` out.
-fn listed_legs(body: &[u8]) -> Option<HashSet<String>> {
+/// The legs in an answer to `show channels as json`, in its order; an idle switch leaves `rows` out.
+fn listed_legs(body: &[u8]) -> Option<Vec<String>> {
     let answer: Value = serde_json::from_str(&String::from_utf8_lossy(body)).ok()?;
     answer.get("row_count")?;
     let rows = answer.get("rows").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
