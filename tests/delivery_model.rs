@@ -6,7 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -52,6 +52,8 @@ struct World {
     store: BTreeMap<u64, Item>,
     /// Events yet to be accepted.
     future: Vec<(UnixMillis, Item)>,
+    /// Accepted events whose word has not reached the schedule yet, in their order.
+    notices: VecDeque<(UnixMillis, Item)>,
     flying: Vec<Flight>,
     fates: HashMap<u64, Fate>,
     stories: Vec<Story>,
@@ -80,7 +82,8 @@ enum Landing {
     Post(Outcome),
     Probe(Outcome),
     Look(Looked),
-    Load(Vec<Item>, u64, bool),
+    /// Read when it lands: other things happen between the asking and the reading.
+    Load(u64, usize),
 }
 
 impl World {
@@ -106,6 +109,7 @@ impl World {
             settings,
             store: BTreeMap::new(),
             future: Vec::new(),
+            notices: VecDeque::new(),
             flying: Vec::new(),
             fates: HashMap::new(),
             stories: Vec::new(),
@@ -218,9 +222,10 @@ impl World {
             }
             self.act();
             let accept = self.future.last().map(|(at, _)| *at);
+            let notice = self.notices.front().map(|(at, _)| *at);
             let land = self.flying.iter().map(|f| f.due).min();
             let wake = self.schedule.poll_timeout();
-            let Some(next) = [accept, land, wake].into_iter().flatten().min() else { break };
+            let Some(next) = [accept, notice, land, wake].into_iter().flatten().min() else { break };
             self.now = self.now.max(next);
             if self.now < self.calm && self.rng.u32(0..150) == 0 {
                 self.die();
@@ -229,6 +234,11 @@ impl World {
             while self.future.last().is_some_and(|(at, _)| *at <= self.now) {
                 let (_, item) = self.future.pop().unwrap();
                 self.store.insert(item.seq, item.clone());
+                let due = self.now.after(Duration::from_millis(self.rng.u64(0..300)));
+                self.notices.push_back((due, item));
+            }
+            while self.notices.front().is_some_and(|(at, _)| *at <= self.now) {
+                let (_, item) = self.notices.pop_front().unwrap();
                 self.schedule.handle_accepted(item, self.now);
             }
             if let Some(at) = (0..self.flying.len()).find(|at| self.flying[*at].due <= self.now) {
@@ -241,6 +251,7 @@ impl World {
     /// kill -9: what was on its way may or may not arrive; what was not on disk is gone.
     fn die(&mut self) {
         self.flying.clear();
+        self.notices.clear();
         self.schedule = Schedule::new(self.settings.clone(), self.rng.u64(..));
     }
 
@@ -264,13 +275,7 @@ impl World {
                 }
                 Output::Unguard { seq } => self.store.get_mut(&seq).unwrap().attempted = false,
                 Output::Missing { .. } => unreachable!("nothing is restored here"),
-                Output::Load { from, limit } => {
-                    let items: Vec<Item> =
-                        self.store.range(from..).take(limit).map(|(_, i)| i.clone()).collect();
-                    let at_end = items.len() < limit;
-                    let next = items.last().map_or(from, |i| i.seq + 1);
-                    self.fly(None, None, Landing::Load(items, next, at_end));
-                }
+                Output::Load { from, limit } => self.fly(None, None, Landing::Load(from, limit)),
                 Output::Link(_) => {}
             }
         }
@@ -381,7 +386,12 @@ impl World {
             Landing::Post(outcome) => self.schedule.handle_outcome(flight.seq.unwrap(), &outcome, self.now),
             Landing::Probe(outcome) => self.schedule.handle_probe(&outcome, self.now),
             Landing::Look(looked) => self.schedule.handle_looked(flight.seq.unwrap(), looked, self.now),
-            Landing::Load(items, next, at_end) => self.schedule.handle_loaded(items, next, at_end, self.now),
+            Landing::Load(from, limit) => {
+                let items: Vec<Item> = self.store.range(from..).take(limit).map(|(_, i)| i.clone()).collect();
+                let at_end = items.len() < limit;
+                let next = items.last().map_or(from, |i| i.seq + 1);
+                self.schedule.handle_loaded(items, next, at_end, self.now);
+            }
         }
     }
 

@@ -160,6 +160,8 @@ pub struct Schedule {
 struct Window {
     /// The first event that may be in the store only; `None` when all that is accepted is here.
     beyond: Option<u64>,
+    /// The first place that was never read from the store. What lies before it was taken in by reading.
+    unread: u64,
     /// Behind the last event that was accepted but not taken in.
     skipped_to: u64,
     loading: bool,
@@ -195,6 +197,10 @@ impl Schedule {
 
     /// An event was accepted: it is safe in the store.
     pub fn handle_accepted(&mut self, item: Item, now: UnixMillis) {
+        // Reading was quicker than this word of it; the event may be delivered already.
+        if item.seq < self.window.unread {
+            return;
+        }
         let held = self.owners.len();
         if self.window.beyond.is_none() && held >= WINDOW {
             self.window.beyond = Some(item.seq);
@@ -218,6 +224,7 @@ impl Schedule {
     /// was not read; `at_end` says that nothing was there.
     pub fn handle_loaded(&mut self, items: Vec<Item>, next: u64, at_end: bool, now: UnixMillis) {
         self.window.loading = false;
+        self.window.unread = self.window.unread.max(next);
         // What was accepted while the store was being read may lie behind its end.
         let all = at_end && self.window.skipped_to <= next;
         for item in items {
