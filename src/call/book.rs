@@ -85,9 +85,10 @@ impl Book {
         self.legs.iter().filter(|(_, leg)| leg.ended.is_none()).map(|(key, leg)| (*key, leg))
     }
 
-    /// Which leg to give up when there are too many: one that has ended, else the oldest.
-    pub(super) fn least_wanted(&self) -> Option<LegKey> {
-        self.ended.first().map(|(_, key)| *key).or_else(|| self.legs.keys().next().copied())
+    /// Which leg to give up when there are too many: one that has ended, else the oldest; not `newest`.
+    pub(super) fn least_wanted(&self, newest: LegKey) -> Option<LegKey> {
+        let ended = self.ended.iter().map(|(_, key)| *key);
+        ended.chain(self.legs.keys().copied()).find(|key| *key != newest)
     }
 
     /// The leg has a new id. The old one still leads to it.

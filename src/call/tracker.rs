@@ -541,8 +541,7 @@ impl Tracker {
     /// However many legs never end, memory does not grow beyond its bound. `newest` stays.
     fn bound(&mut self, newest: LegKey, at: UnixMillis) {
         while self.book.legs() > self.legs_max
-            && let Some(key) = self.book.least_wanted()
-            && key != newest
+            && let Some(key) = self.book.least_wanted(newest)
         {
             self.leg_ended(key, &Witness::default(), at);
             self.book.drop_leg(key);

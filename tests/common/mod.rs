@@ -57,3 +57,19 @@ fn unpack(path: &Path) -> Vec<u8> {
 fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
 }
+
+/// The events in the bytes of a recording.
+pub(crate) fn events(bytes: &[u8]) -> Vec<freeswitch_zammad::esl::event::Event> {
+    use freeswitch_zammad::esl::frame::{FrameDecoder, Kind};
+    use tokio_util::codec::Decoder;
+
+    let mut buffer = bytes::BytesMut::from(bytes);
+    let mut decoder = FrameDecoder::default();
+    let mut events = Vec::new();
+    while let Some(frame) = decoder.decode(&mut buffer).unwrap() {
+        if frame.kind == Kind::EventPlain {
+            events.push(freeswitch_zammad::esl::event::Event::parse(&frame.body).unwrap());
+        }
+    }
+    events
+}

@@ -157,9 +157,9 @@ impl Tracker {
             }
             return;
         }
-        if person.within.is_some() || !self.book.dialled_by(dialler).is_empty() {
+        if person.within.is_some() || person.ended.is_some() || !self.book.dialled_by(dialler).is_empty() {
             return self
-                .note(key, || "its caller already takes part in another call: nothing is sent".into());
+                .note(key, || "its caller takes part in another call, or is gone: nothing is sent".into());
         }
         let agent = self.agent(person);
         let from = agent.and_then(|a| a.number.clone()).unwrap_or_else(|| person.number.clone());
