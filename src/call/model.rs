@@ -26,6 +26,8 @@ pub struct Leg {
     pub former: Vec<String>,
     /// Core-UUID of the run of the switch that it belongs to.
     pub core: Option<Arc<str>>,
+    /// A leg of an earlier run had its id: the switch recovered its calls.
+    pub recovered: bool,
     /// The family it belongs to.
     pub family: FamilyKey,
     /// The leg that caused it.

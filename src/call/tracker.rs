@@ -258,6 +258,11 @@ impl Tracker {
         leg.created = created.at.unwrap_or(at);
         leg.originator = originator;
         leg.twin = twin;
+        leg.recovered = self
+            .book
+            .find(&created.id)
+            .and_then(|k| self.book.leg(k))
+            .is_some_and(|before| before.core != leg.core);
         let side = leg.side;
         self.book.add(key, leg);
         self.note(key, || format!("{side}: {mark}"));
@@ -282,6 +287,7 @@ impl Tracker {
             id: created.id.clone(),
             former: Vec::new(),
             core: self.core.clone(),
+            recovered: false,
             family,
             originator: None,
             twin: None,
@@ -352,7 +358,7 @@ impl Tracker {
         let key = self.book.next_key();
         let (mut leg, _) = self.judged(&unheard, FamilyKey(key.0));
         leg.hearsay = true;
-        leg.within = (leg.side == Side::Outside).then(|| call_id(&leg.id, leg.created));
+        leg.within = (leg.side == Side::Outside).then(|| call_id(&leg));
         let side = leg.side;
         self.book.add(key, leg);
         self.note(key, || format!("{side}, probably: {}", Mark::Hearsay));
@@ -628,13 +634,19 @@ impl Witness {
     }
 }
 
-/// A leg's Unique-ID names its call, unless an application chose it: such a name can return in a later call.
-fn call_id(leg: &str, created: UnixMillis) -> CallId {
-    let is_uuid = leg.len() == 36 && leg.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
-    if is_uuid { CallId::new(leg) } else { dated_id(leg, created) }
+/// A leg's Unique-ID names its call, unless an application chose it: such a name can return in a later call. A
+/// leg that the switch recovered has its old id and begins a stay of its own.
+fn call_id(leg: &Leg) -> CallId {
+    let id = &leg.id;
+    let is_uuid = id.len() == 36 && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    match &leg.core {
+        Some(core) if leg.recovered => CallId::new(&format!("{}-{core}", cut(id))),
+        Some(_) | None if is_uuid => CallId::new(id),
+        Some(_) | None => CallId::new(&format!("{}-{}", cut(id), leg.created.0)),
+    }
 }
 
-fn dated_id(leg: &str, created: UnixMillis) -> CallId {
-    let end = leg.char_indices().nth(200).map_or(leg.len(), |(end, _)| end);
-    CallId::new(&format!("{}-{}", &leg[..end], created.0))
+fn cut(id: &str) -> &str {
+    let end = id.char_indices().nth(200).map_or(id.len(), |(end, _)| end);
+    &id[..end]
 }

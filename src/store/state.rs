@@ -65,6 +65,8 @@ struct StoredLeg {
     #[serde(default)]
     former: Vec<String>,
     core: Option<String>,
+    #[serde(default)]
+    recovered: bool,
     originator: Option<u64>,
     twin: Option<u64>,
     side: StoredSide,
@@ -118,6 +120,7 @@ impl StoredLeg {
             id: leg.id.clone(),
             former: leg.former.clone(),
             core: leg.core.as_deref().map(str::to_owned),
+            recovered: leg.recovered,
             originator: leg.originator.map(|k| k.0),
             twin: leg.twin.map(|k| k.0),
             side: match leg.side {
@@ -147,6 +150,7 @@ impl StoredLeg {
             id: self.id,
             former: self.former,
             core: self.core.map(Arc::from),
+            recovered: self.recovered,
             family,
             originator: self.originator.map(LegKey),
             twin: self.twin.map(LegKey),

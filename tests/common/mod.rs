@@ -1,6 +1,8 @@
 //! Reads the recordings that the tests start from.
 #![allow(dead_code, reason = "each test is a crate of its own, and not every one needs every helper")]
 
+pub(crate) mod stream;
+
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 //! A call is opened by its first outside leg, told an answer for each new person on our side, and ended once.
 //! Nothing is said of a call that is not open, so nothing follows its hangup.
 
-use super::{Tracker, Witness, call_id, dated_id};
+use super::{Tracker, Witness, call_id};
 use crate::call::cause::{Because, Ending};
 use crate::call::kin::Sponsor;
 use crate::call::leg::{Created, Side, Way};
@@ -186,10 +186,9 @@ impl Tracker {
         if leg.party_of.is_some() || leg.calls_inside.is_some() {
             return; // the same leg, judged again
         }
-        let mut id = call_id(&leg.id, leg.created);
+        let id = call_id(leg);
         if self.book.call(&id).is_some() {
-            // A switch that recovers its calls gives the same ids to their new legs.
-            id = dated_id(&leg.id, leg.created);
+            return; // two legs of one id, which no switch has
         }
         let Beginning { direction, from, to, dialler, user, queue, internal } = beginning;
         let call = Call {
