@@ -5,6 +5,10 @@
 //! asked: `sip_authorized` (an ACL sets it on trunks), `Channel-Presence-ID` of inbound legs (a profile with
 //! `manage-presence` puts it on every caller), `call_direction`, anything that the bridge writes later.
 //! What has no mark is judged by context, profile and the form of the number.
+//!
+//! A login whose From is somebody else's public number is a trunk that registered with us (a gateway of
+//! its own, another PBX): a phone puts its user there, or a number of its own. In doubt a leg is outside: a phone
+//! taken for a caller is an entry too many, a caller taken for a phone is a customer lost.
 
 use std::fmt;
 
@@ -66,6 +70,8 @@ pub struct Created {
     pub to_user: Option<String>,
     /// `user` and `domain` of a phone that logged in.
     pub login: Option<(String, Option<String>)>,
+    /// The public number in From that is none of the user's who logged in.
+    pub speaks_for: Option<String>,
     /// `user` and `domain` that an outbound leg was dialled as.
     pub dialled_user: Option<(String, Option<String>)>,
     /// `user` and `domain` whose presence an outbound leg carries: a weaker mark, click-to-call sets it on trunk legs.
@@ -80,6 +86,10 @@ pub struct Created {
     pub ties: Vec<String>,
     /// The voicemail runs on this loopback leg.
     pub mailbox: bool,
+    /// The callcenter queue that it is in, if it says so already.
+    pub queue: Option<String>,
+    /// It has been answered.
+    pub answered: bool,
     /// When it was made, by the switch's clock.
     pub at: Option<UnixMillis>,
 }
@@ -93,7 +103,15 @@ impl Created {
         let channel = text("Channel-Name").unwrap_or_default();
         let id = text("Unique-ID")?;
         let user = text("variable_user_name");
+        let from = text("variable_sip_from_user");
         let loopback = channel.starts_with("loopback/");
+        let login = match (text("variable_sip_auth_username"), &user, text("variable_verto_user")) {
+            (Some(_), Some(user), _) => Some((user.clone(), text("variable_domain_name"))),
+            // A browser's channel is named after what it dials; who it is stands only here.
+            (None, _, Some(user)) => Some(split_user(&user)),
+            (Some(_) | None, _, _) => None,
+        }
+        .filter(|_| way == Way::Inbound);
         Some(Self {
             way,
             profile: text("variable_sofia_profile_name")
@@ -104,10 +122,8 @@ impl Created {
             caller: text("Caller-Caller-ID-Number").filter(|_| !is_private(event)),
             dialled: text("Caller-Destination-Number").unwrap_or_default(),
             to_user: text("variable_sip_to_user"),
-            login: match (text("variable_sip_auth_username"), &user) {
-                (Some(_), Some(user)) => Some((user.clone(), text("variable_domain_name"))),
-                (Some(_) | None, _) => None,
-            },
+            speaks_for: login.as_ref().and_then(|(user, _)| speaks_for(event, user, from.as_deref())),
+            login,
             dialled_user: text("variable_dialed_user")
                 .filter(|_| way == Way::Outbound)
                 .map(|user| (user, text("variable_dialed_domain"))),
@@ -117,17 +133,16 @@ impl Created {
                 Way::Inbound => text("variable_effective_caller_id_number"),
             }
             .filter(|a| number::looks_like_extension(a)),
-            trusted_user: match (text("variable_sip_acl_token"), user, text("variable_sip_from_user")) {
+            trusted_user: match (text("variable_sip_acl_token"), user, from) {
                 (Some(_), Some(user), Some(from)) if user == from => Some(user),
                 _ => None,
             },
             twin: text("variable_other_loopback_leg_uuid").filter(|_| loopback),
             ties: ties(event, &id),
             mailbox: loopback && event.is("variable_loopback_app", "voicemail"),
-            at: text("Caller-Channel-Created-Time")
-                .and_then(|micros| micros.parse::<u64>().ok())
-                .filter(|micros| *micros > 0)
-                .map(|micros| UnixMillis(micros / 1000)),
+            queue: text("variable_cc_queue"),
+            answered: event.is("Answer-State", "answered"),
+            at: moment(event, "Caller-Channel-Created-Time"),
             id,
             channel,
         })
@@ -150,8 +165,16 @@ impl Created {
             // A user can be called by a name; then the number stands elsewhere.
             (Some(user), Some(alias)) if !user.bytes().all(|b| b.is_ascii_digit()) => alias,
             (Some(user), _) => user,
+            // A socket on a card has no number; its place is all that tells it from others.
+            (None, _) if shown.is_empty() => &self.channel,
             (None, _) => shown,
         }
+    }
+
+    /// Who had a program dial this outbound leg, if it carries their presence: click-to-call.
+    #[must_use]
+    pub fn wished_by(&self) -> Option<&(String, Option<String>)> {
+        self.presence.as_ref().filter(|(user, _)| user != number::user_part(&self.dialled))
     }
 
     /// The domain of the person at one of our legs, where the switch serves several.
@@ -174,14 +197,8 @@ impl Created {
     #[must_use]
     pub fn called_number(&self) -> &str {
         match &self.to_user {
-            // On a registered trunk the request can name our account; the number dialled is then in To.
-            Some(to)
-                if self.gateway.is_some()
-                    && !number::looks_public(&self.dialled)
-                    && number::looks_public(to) =>
-            {
-                to
-            }
+            // A trunk's request can name our account, or only the last digits; the number dialled is then in To.
+            Some(to) if !number::looks_public(&self.dialled) && number::looks_public(to) => to,
             Some(_) | None => &self.dialled,
         }
     }
@@ -221,6 +238,7 @@ impl Created {
             dialled: text("Other-Leg-Destination-Number").unwrap_or_default(),
             to_user: None,
             login: None,
+            speaks_for: None,
             dialled_user: None,
             presence: None,
             alias: None,
@@ -228,13 +246,16 @@ impl Created {
             twin: None,
             ties: Vec::new(),
             mailbox: false,
-            at: None,
+            queue: None,
+            answered: false,
+            at: moment(event, "Other-Leg-Channel-Created-Time"),
             channel,
         })
     }
 
-    fn endpoint(&self) -> &str {
-        self.channel.split('/').next().unwrap_or_default()
+    /// The kind of channel, in lower case: modules disagree on capitals (`FreeTDM`, `SKINNY`).
+    fn endpoint(&self) -> String {
+        self.channel.split('/').next().unwrap_or_default().to_ascii_lowercase()
     }
 }
 
@@ -245,8 +266,8 @@ pub fn classify(leg: &Created, rules: &[Rule]) -> (Side, Mark) {
         return (rule.side, Mark::Rule(at));
     }
     let endpoint = leg.endpoint();
-    if matches!(endpoint, "loopback" | "null" | "error" | "pause") {
-        return (Side::Plumbing, Mark::Endpoint(endpoint.to_owned()));
+    if matches!(&*endpoint, "loopback" | "null" | "error" | "pause" | "pickup" | "modem") {
+        return (Side::Plumbing, Mark::Endpoint(endpoint));
     }
     if let Some(gateway) = &leg.gateway {
         return (Side::Outside, Mark::Gateway(gateway.clone()));
@@ -259,13 +280,16 @@ pub fn classify(leg: &Created, rules: &[Rule]) -> (Side, Mark) {
 
 fn classify_inbound(leg: &Created) -> (Side, Mark) {
     if let Some((user, _)) = &leg.login {
-        return (Side::Ours, Mark::Login(user.clone()));
+        return match &leg.speaks_for {
+            Some(_) => (Side::Outside, Mark::TrunkLogin(user.clone())),
+            None => (Side::Ours, Mark::Login(user.clone())),
+        };
     }
     if let Some(user) = &leg.trusted_user {
         return (Side::Ours, Mark::TrustedUser(user.clone()));
     }
     let caller = leg.caller.as_deref().unwrap_or_default();
-    match leg.endpoint() {
+    match &*leg.endpoint() {
         "sofia" => {
             // Only an unauthenticated phone on the phones' own profile and context is left; a caller taken for
             // a phone would vanish, a phone taken for a caller is merely one entry too many.
@@ -288,7 +312,7 @@ fn classify_outbound(leg: &Created) -> (Side, Mark) {
     {
         return (Side::Ours, Mark::DialledAs(user.clone()));
     }
-    match leg.endpoint() {
+    match &*leg.endpoint() {
         "sofia" => {
             let trunk = leg.profile.starts_with("external") || number::looks_public(dialled);
             (if trunk { Side::Outside } else { Side::Ours }, unmarked(leg, dialled))
@@ -327,6 +351,8 @@ pub enum Mark {
     Gateway(String),
     /// It logged in as this user.
     Login(String),
+    /// It logged in as this user and calls for somebody else's public number.
+    TrunkLogin(String),
     /// An ACL admitted it as this user, whose number it presents.
     TrustedUser(String),
     /// It was dialled as this user.
@@ -351,6 +377,10 @@ impl fmt::Display for Mark {
             Self::Endpoint(endpoint) => write!(f, "it is a {endpoint} channel"),
             Self::Gateway(gateway) => write!(f, "it runs over the gateway {gateway}"),
             Self::Login(user) => write!(f, "it logged in as user {user}"),
+            Self::TrunkLogin(user) => write!(
+                f,
+                "it logged in as user {user} but its From is a public number of somebody else, as a trunk's is"
+            ),
             Self::TrustedUser(user) => write!(f, "its address belongs to user {user}"),
             Self::DialledAs(user) => write!(f, "it was dialled as user {user}"),
             Self::Unmarked { profile, context, form } => {
@@ -369,7 +399,7 @@ fn is_private(event: &Event) -> bool {
     let asks = |header: &str| {
         event.some(header).is_some_and(|v| {
             v.split([';', ','])
-                .any(|p| matches!(p.trim().to_ascii_lowercase().as_str(), "id" | "user" | "full"))
+                .any(|p| matches!(p.trim().to_ascii_lowercase().as_str(), "id" | "user" | "header" | "full"))
         })
     };
     event.is("Caller-Privacy-Hide-Number", "true")
@@ -400,6 +430,24 @@ fn ties(event: &Event, id: &str) -> Vec<String> {
     let mut ties: Vec<String> = originator.into_iter().chain(named).filter(|tie| tie != id).collect();
     ties.dedup();
     ties
+}
+
+/// The public number in From, if the user who logged in has no part in it: not named so, not their caller id, and
+/// no direct number that ends in their extension.
+fn speaks_for(event: &Event, user: &str, from: Option<&str>) -> Option<String> {
+    const EXTENSION_MIN: usize = 3;
+    let from = from.filter(|from| number::looks_public(from))?;
+    let own = ["variable_effective_caller_id_number", "variable_outbound_caller_id_number"]
+        .into_iter()
+        .filter_map(|header| event.some(header))
+        .any(|own| number::same_subscriber(&own, from));
+    let direct = user.len() >= EXTENSION_MIN && from.ends_with(user);
+    (!own && !direct && !number::same_subscriber(user, from)).then(|| from.to_owned())
+}
+
+fn moment(event: &Event, header: &str) -> Option<UnixMillis> {
+    let micros = event.some(header)?.parse::<u64>().ok().filter(|micros| *micros > 0)?;
+    Some(UnixMillis(micros / 1000))
 }
 
 fn split_user(presence: &str) -> (String, Option<String>) {

@@ -6,7 +6,10 @@
 //! Pure: no socket, no clock, no store, nothing of how Zammad is reached. The only place that knows both
 //! FreeSWITCH's headers and the CTI's words.
 
+mod book;
 pub mod cause;
+mod connection;
+mod kin;
 pub mod leg;
 pub mod model;
 pub mod number;
@@ -15,7 +18,7 @@ pub mod rule;
 pub mod tracker;
 
 /// Every header that is asked for: what a listener, a recording or a filter must keep for calls to be told right.
-pub const HEADERS: [&str; 63] = [
+pub const HEADERS: [&str; 68] = [
     "Action",
     "Answer-State",
     "Bridge-A-Unique-ID",
@@ -37,6 +40,7 @@ pub const HEADERS: [&str; 63] = [
     "Hangup-Cause",
     "Old-Unique-ID",
     "Other-Leg-Caller-ID-Number",
+    "Other-Leg-Channel-Created-Time",
     "Other-Leg-Channel-Name",
     "Other-Leg-Context",
     "Other-Leg-Destination-Number",
@@ -48,6 +52,8 @@ pub const HEADERS: [&str; 63] = [
     "Unique-ID",
     "variable_bridge_uuid",
     "variable_cc_member_session_uuid",
+    "variable_cc_queue",
+    "variable_conference_name",
     "variable_current_application",
     "variable_current_application_data",
     "variable_dialed_domain",
@@ -64,6 +70,7 @@ pub const HEADERS: [&str; 63] = [
     "variable_originator",
     "variable_other_loopback_from_uuid",
     "variable_other_loopback_leg_uuid",
+    "variable_outbound_caller_id_number",
     "variable_send_to_voicemail",
     "variable_sip_Privacy",
     "variable_sip_Remote-Party-ID",
@@ -79,4 +86,5 @@ pub const HEADERS: [&str; 63] = [
     "variable_sip_to_user",
     "variable_sofia_profile_name",
     "variable_user_name",
+    "variable_verto_user",
 ];

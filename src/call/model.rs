@@ -1,12 +1,15 @@
 //! What the tracker remembers: legs, the families they form, the calls that are told of them.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use crate::call::leg::{Side, Way};
 use crate::cti::cause::Cause;
 use crate::cti::event::{CallId, Direction};
 use crate::time::UnixMillis;
 
-/// A leg within one tracker. Numbers rise with the order of creation and are never reused; the switch's own
-/// Unique-ID can change (CHANNEL_UUID) or come back.
+/// A leg within one tracker. Numbers rise in the order in which legs became known and are never reused; the
+/// switch's own Unique-ID can change (CHANNEL_UUID) or come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LegKey(pub u64);
 
@@ -15,18 +18,26 @@ pub struct LegKey(pub u64);
 pub struct FamilyKey(pub u64);
 
 /// One leg.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leg {
     /// Its Unique-ID now.
     pub id: String,
+    /// Unique-IDs that it had before.
+    pub former: Vec<String>,
+    /// Core-UUID of the run of the switch that it belongs to.
+    pub core: Option<Arc<str>>,
+    /// A leg of an earlier run had its id: the switch recovered its calls.
+    pub recovered: bool,
     /// The family it belongs to.
     pub family: FamilyKey,
     /// The leg that caused it.
     pub originator: Option<LegKey>,
     /// The other half of a loopback pair.
     pub twin: Option<LegKey>,
-    /// Whose it is; decided once.
+    /// Whose it is; decided once, at its own first event.
     pub side: Side,
+    /// Known only from another leg's headers so far.
+    pub hearsay: bool,
     /// Which way it was set up.
     pub way: Way,
     /// When it was made, by the switch's clock.
@@ -37,6 +48,8 @@ pub struct Leg {
     pub number: String,
     /// Ours: the domain the extension belongs to.
     pub domain: Option<String>,
+    /// Ours, inbound: what it dialled, normalised.
+    pub dialled: Option<String>,
     /// It has been answered, by a phone or by the switch.
     pub answered: bool,
     /// The leg it is bridged with.
@@ -45,6 +58,8 @@ pub struct Leg {
     pub room: Option<String>,
     /// The call whose outside party it is.
     pub party_of: Option<CallId>,
+    /// The internal call that it made.
+    pub calls_inside: Option<CallId>,
     /// The call within which it was made.
     pub within: Option<CallId>,
     /// When it ended.
@@ -52,7 +67,7 @@ pub struct Leg {
 }
 
 /// One call.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     /// Where its legs are.
     pub family: FamilyKey,
@@ -62,6 +77,8 @@ pub struct Call {
     pub from: String,
     /// Fixed at the start.
     pub to: String,
+    /// It has no outside party: it is told because the operator asked for internal calls too.
+    pub internal: bool,
     /// Outbound: our leg that dials, if any.
     pub dialler: Option<LegKey>,
     /// The outside legs that are up: one, or several while trunks are tried.
@@ -84,8 +101,8 @@ pub struct Call {
 /// Legs and calls that belong together.
 #[derive(Clone, Debug, Default)]
 pub struct Family {
-    /// Every leg, also ended ones: ties lead through them.
-    pub legs: Vec<LegKey>,
+    /// Every leg that is remembered, also ended ones: ties lead through them.
+    pub legs: BTreeSet<LegKey>,
     /// Calls that are not over.
     pub calls: Vec<CallId>,
 }

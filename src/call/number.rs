@@ -14,6 +14,9 @@ pub const ANONYMOUS: &str = "anonymous";
 /// From this many digits on, a number without any prefix is taken for a public one rather than an extension.
 pub const EXTENSION_MAX: usize = 6;
 
+/// FreeSWITCH's own word for "no caller id was set".
+const NO_NUMBER: &str = "0000000000";
+
 /// Words that providers put where a withheld number would stand.
 const WITHHELD: [&str; 10] = [
     "anonymous",
@@ -61,7 +64,7 @@ impl Country {
     #[must_use]
     pub fn normalise(self, raw: &str) -> String {
         let user = user_part(raw);
-        if user.is_empty() || WITHHELD.iter().any(|w| user.eq_ignore_ascii_case(w)) {
+        if user.is_empty() || user == NO_NUMBER || WITHHELD.iter().any(|w| user.eq_ignore_ascii_case(w)) {
             return ANONYMOUS.to_owned();
         }
         let Some(dialled) = dialled_digits(user) else { return user.to_owned() };
@@ -106,10 +109,22 @@ pub fn looks_like_extension(raw: &str) -> bool {
         && !user.starts_with('0')
 }
 
-/// The user part of what may be a SIP or tel URI: `sip:+49%2030@host;user=phone` → `+49 30`.
+/// Whether two public numbers lead to the same subscriber, written for different trunks.
+#[must_use]
+pub fn same_subscriber(a: &str, b: &str) -> bool {
+    const SUBSCRIBER: usize = 7;
+    let tail = |number: &str| {
+        let digits: Vec<u8> = user_part(number).bytes().filter(u8::is_ascii_digit).collect();
+        digits.len().checked_sub(SUBSCRIBER).map(|start| digits[start..].to_vec())
+    };
+    a == b || tail(a).is_some_and(|end| tail(b) == Some(end))
+}
+
+/// The user part of what may be a SIP or tel URI: `sip:+49%2030@host;user=phone` → `+49 30`, also where a name
+/// stands before it.
 #[must_use]
 pub fn user_part(raw: &str) -> &str {
-    let raw = raw.trim().trim_start_matches('<').trim_end_matches('>');
+    let raw = raw.rsplit_once('<').map_or(raw, |(_, uri)| uri).trim().trim_end_matches('>');
     let bare = ["sip:", "sips:", "tel:"]
         .iter()
         .find_map(|scheme| {

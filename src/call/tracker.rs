@@ -4,31 +4,40 @@
 //! every leg and event. Time is an argument. What must survive a restart is handed out family by family
 //! ([`Tracker::poll_changed`]) and taken back by [`Tracker::restore`].
 //!
+//! ```text
+//! event ─▶ tracker ── which leg, and what changed ──▶ book       legs, families, ids
+//!             │                                        ├ kin        who caused this leg
+//!             ▼                                        └ connection who hears whom
+//!           calls ── begin, answer, end ──▶ outputs
+//! ```
+//!
 //! What holds whatever comes in: a call's newCall is its first event and its hangup the last, each once; its
-//! direction and numbers never change; memory is bounded by [`LEGS_MAX`].
+//! direction and numbers never change; memory is bounded by [`LEGS_MAX`]; no event costs a walk over all legs,
+//! except the first of a new run of the switch.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+mod calls;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cause::{Because, Ending, Table};
+use super::book::Book;
+pub use super::book::{Kept, REMEMBERED};
+use super::cause::{Ending, Table};
 use super::leg::{Created, Mark, Side, Way, classify};
-use super::model::{Call, Family, FamilyKey, Leg, LegKey};
+use super::model::{Call, FamilyKey, Leg, LegKey};
 use super::number::Country;
 use super::people::People;
 use super::rule::Rule;
-use crate::cti::event::{CallId, Direction, Event as Told, VOICEMAIL, What};
+use crate::cti::event::{CallId, Event as Told};
 use crate::esl::event::{Event, Name};
 use crate::time::UnixMillis;
 
-/// Most legs that are remembered. Beyond it the oldest family is given up, its calls ended.
+/// Most legs that are remembered. Beyond it ended ones are forgotten early, then the oldest are given up and their
+/// calls ended.
 pub const LEGS_MAX: usize = 200_000;
-/// How long an ended family is still recognised, for events that come late.
-pub const REMEMBERED: Duration = Duration::from_secs(120);
 /// How long an unanswered outbound call waits for another trunk to be tried, while our leg stands.
 pub const FAILOVER_MAX: Duration = Duration::from_secs(10);
-/// Most answers of one call that are told.
-const ANSWERS_MAX: usize = 100;
 
 /// What one switch's calls are told by.
 #[derive(Clone, Debug)]
@@ -41,6 +50,8 @@ pub struct Settings {
     pub causes: Table,
     /// Agents and queues.
     pub people: People,
+    /// Calls between two of our phones are told too. It adds calls and changes none.
+    pub internal: bool,
 }
 
 /// Something Zammad must learn.
@@ -61,101 +72,90 @@ pub struct News {
 pub enum Output {
     /// To be sent.
     News(News),
-    /// Why something was taken for what it was; only after [`Tracker::explain`].
+    /// Why something was taken for what it was, or why nothing is sent; only after [`Tracker::explain`]. It stands
+    /// before the news that it explains. At least one for every event.
     Note {
-        /// Unique-ID of the leg it is about.
+        /// Unique-ID of the leg it is about; a dash if it is about none.
         leg: String,
-        /// One sentence.
+        /// The event's name, then one sentence.
         text: String,
     },
 }
 
-/// What must be stored of a family: its legs and its calls.
-pub type Kept = (Vec<(LegKey, Leg)>, Vec<(CallId, Call)>);
-
 /// The state machine. One per switch.
 pub struct Tracker {
     settings: Arc<Settings>,
-    legs: HashMap<LegKey, Leg>,
-    by_id: HashMap<String, LegKey>,
-    calls: HashMap<CallId, Call>,
-    families: BTreeMap<FamilyKey, Family>,
-    rooms: HashMap<String, Vec<LegKey>>,
-    waiting: BTreeSet<(UnixMillis, CallId)>,
-    buried: VecDeque<(UnixMillis, FamilyKey)>,
-    changed: BTreeSet<FamilyKey>,
+    book: Book,
     outputs: VecDeque<Output>,
-    core: Option<String>,
-    next: u64,
-    explains: bool,
+    core: Option<Arc<str>>,
+    legs_max: usize,
+    explains: Option<Explaining>,
+}
+
+/// What is being explained.
+#[derive(Default)]
+struct Explaining {
+    event: String,
+    noted: bool,
 }
 
 impl Tracker {
     /// Nothing is known yet.
     #[must_use]
     pub fn new(settings: Arc<Settings>) -> Self {
+        Self::bounded(settings, LEGS_MAX)
+    }
+
+    /// As [`Tracker::new`], with another bound than [`LEGS_MAX`].
+    #[must_use]
+    pub fn bounded(settings: Arc<Settings>, legs_max: usize) -> Self {
         Self {
             settings,
-            legs: HashMap::new(),
-            by_id: HashMap::new(),
-            calls: HashMap::new(),
-            families: BTreeMap::new(),
-            rooms: HashMap::new(),
-            waiting: BTreeSet::new(),
-            buried: VecDeque::new(),
-            changed: BTreeSet::new(),
+            book: Book::default(),
             outputs: VecDeque::new(),
             core: None,
-            next: 1,
-            explains: false,
+            legs_max: legs_max.max(2),
+            explains: None,
         }
     }
 
     /// From now on every leg and event is also explained.
-    pub const fn explain(&mut self) {
-        self.explains = true;
+    pub fn explain(&mut self) {
+        self.explains = Some(Explaining::default());
     }
 
     /// An event was heard. The switch's own clock is not asked: it may differ from the one that ends our waits.
     pub fn handle_event(&mut self, event: &Event, at: UnixMillis) {
         self.handle_timeout(at);
+        self.begin_explaining(event);
         self.check_core(event, at);
         match event.name() {
             Name::ChannelCreate => self.created(event, at),
-            Name::ChannelAnswer => {
-                if let Some(leg) = self.leg_of(event, at) {
-                    self.connections_of(leg, event, at);
-                }
-            }
+            Name::ChannelAnswer => self.answered(event, at),
             Name::ChannelData => self.found(event, at),
             Name::ChannelBridge => self.bridged(event, at),
             Name::ChannelUnbridge => self.unbridged(event, at),
             Name::ChannelHangupComplete => self.hung_up(event, at),
-            Name::ChannelUuid => self.renamed(event),
+            Name::ChannelUuid => self.renamed(event, at),
             Name::Custom => self.conference(event, at),
             Name::Heartbeat | Name::Shutdown | Name::BackgroundJob | Name::Other => {}
         }
+        self.end_explaining(event);
     }
 
     /// The moment of [`Tracker::poll_timeout`] has come, or passed.
     pub fn handle_timeout(&mut self, now: UnixMillis) {
-        while let Some((due, call)) = self.waiting.first().filter(|(due, _)| *due <= now).cloned() {
+        while let Some((due, call)) = self.book.first_waiting().filter(|(due, _)| *due <= now).cloned() {
+            self.note_on(call.as_str(), || "nothing more was tried for it".into());
             self.end(&call, &Ending::default(), due);
         }
-        while let Some((at, family)) = self.buried.front().copied()
-            && now.since(at) >= REMEMBERED
-        {
-            self.buried.pop_front();
-            self.forget(family);
-        }
+        self.book.expire(now);
     }
 
     /// When [`Tracker::handle_timeout`] wants to be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<UnixMillis> {
-        let waiting = self.waiting.first().map(|(due, _)| *due);
-        let buried = self.buried.front().map(|(at, _)| at.after(REMEMBERED));
-        waiting.into_iter().chain(buried).min()
+        self.book.next_due()
     }
 
     /// What came out, oldest first.
@@ -163,64 +163,40 @@ impl Tracker {
         self.outputs.pop_front()
     }
 
-    /// A family that changed since it was last asked for, with what must be stored of it; `None` when nothing
-    /// of it needs to survive a restart.
+    /// A family that changed since it was last asked for, with what must be stored of it; `None` when it is forgotten
+    /// and nothing of it needs to survive a restart.
     pub fn poll_changed(&mut self) -> Option<(FamilyKey, Option<Kept>)> {
-        let key = self.changed.pop_first()?;
-        let alive = self.families.get(&key).filter(|f| self.is_alive(f)).map(|family| {
-            let legs = family.legs.iter().filter_map(|k| self.legs.get(k).map(|l| (*k, l.clone()))).collect();
-            let calls = family
-                .calls
-                .iter()
-                .filter_map(|c| self.calls.get(c).map(|v| (c.clone(), v.clone())))
-                .collect();
-            (legs, calls)
-        });
-        Some((key, alive))
+        self.book.take_changed()
     }
 
     /// Takes back what [`Tracker::poll_changed`] once handed out.
     pub fn restore(&mut self, key: FamilyKey, legs: Vec<(LegKey, Leg)>, calls: Vec<(CallId, Call)>) {
-        let mut family = Family::default();
-        for (leg_key, leg) in legs {
-            self.next = self.next.max(leg_key.0 + 1);
-            family.legs.push(leg_key);
-            if let Some(room) = &leg.room {
-                self.rooms.entry(room.clone()).or_default().push(leg_key);
-            }
-            self.by_id.insert(leg.id.clone(), leg_key);
-            self.legs.insert(leg_key, leg);
+        if let Some(core) = legs.iter().rev().find_map(|(_, leg)| leg.core.clone()) {
+            self.core = Some(core);
         }
-        for (id, call) in calls {
-            if let Some(due) = call.ends_at {
-                self.waiting.insert((due, id.clone()));
-            }
-            family.calls.push(id.clone());
-            self.calls.insert(id, call);
-        }
-        self.families.insert(key, family);
+        self.book.put_back(key, legs, calls);
     }
 
     /// How many calls are going on.
     #[must_use]
     pub fn open_calls(&self) -> usize {
-        self.calls.len()
+        self.book.calls()
     }
 
     /// How many legs are remembered, ended ones included.
     #[must_use]
     pub fn legs(&self) -> usize {
-        self.legs.len()
+        self.book.legs()
     }
 
     /// Legs that have not ended, as the switch names them.
     pub fn live_legs(&self) -> impl Iterator<Item = &str> {
-        self.legs.values().filter(|l| l.ended.is_none()).map(|l| l.id.as_str())
+        self.book.live().map(|(_, leg)| leg.id.as_str())
     }
 
     /// The switch does not know this leg any more: it ended unheard.
     pub fn vanished(&mut self, id: &str, at: UnixMillis) {
-        if let Some(key) = self.by_id.get(id).copied() {
+        if let Some(key) = self.book.find(id) {
             self.note(key, || "the switch does not know it any more: it ended unheard".into());
             self.leg_ended(key, &Witness::default(), at);
         }
@@ -229,328 +205,270 @@ impl Tracker {
     /// A different Core-UUID: the switch was restarted, and what it had is gone.
     fn check_core(&mut self, event: &Event, at: UnixMillis) {
         let Some(core) = event.some("Core-UUID") else { return };
-        if self.core.as_deref().is_some_and(|known| known != core) {
-            let gone: Vec<LegKey> =
-                self.legs.iter().filter(|(_, l)| l.ended.is_none()).map(|(k, _)| *k).collect();
-            for key in gone {
-                self.leg_ended(key, &Witness { cause: "CRASH".into(), ..Witness::default() }, at);
-            }
+        if self.core.as_deref() == Some(&*core) {
+            return;
         }
-        if self.core.as_deref() != Some(&*core) {
-            self.core = Some(core.into_owned());
+        let gone: Vec<LegKey> = self
+            .book
+            .live()
+            .filter(|(_, leg)| leg.core.as_deref().is_some_and(|of| *of != *core))
+            .map(|(key, _)| key)
+            .collect();
+        for key in gone {
+            self.note(key, || "the switch was restarted: it is gone".into());
+            self.leg_ended(key, &Witness { cause: "CRASH".into(), ..Witness::default() }, at);
         }
+        self.core = Some(core.into());
     }
 
     fn created(&mut self, event: &Event, at: UnixMillis) {
         let Some(created) = Created::read(event) else { return };
-        match self.by_id.get(&created.id) {
-            Some(key) if self.legs[key].ended.is_none() => {} // heard twice
-            Some(_) | None => {
-                self.admit(&created, event, at);
+        if let Some(key) = self.book.find(&created.id) {
+            if self.is_same(key, &created) {
+                if self.book.is_up(key) && self.book.leg(key).is_some_and(|leg| leg.hearsay) {
+                    self.judge_anew(key, &created, at);
+                } else {
+                    self.note(key, || "heard before, or too late".into());
+                }
+                return;
             }
+            self.note(key, || "its id returns for another leg: it had ended unheard".into());
+            self.leg_ended(key, &Witness::default(), at);
+        }
+        self.admit(&created, event, at);
+    }
+
+    /// Whether what an event says is of the leg that we know by its id. UUIDs do not come back, except where a
+    /// switch recovers its calls; ids that an application chose do.
+    fn is_same(&self, key: LegKey, created: &Created) -> bool {
+        let Some(leg) = self.book.leg(key) else { return false };
+        match created.at {
+            Some(at) if leg.created != UnixMillis::default() => leg.created == at && leg.core == self.core,
+            Some(_) | None => true,
         }
     }
 
     /// Takes a leg in: whose it is, what it belongs to, and whether a call begins with it.
     fn admit(&mut self, created: &Created, event: &Event, at: UnixMillis) -> LegKey {
+        let originator = self.originator(created, event, at);
+        let twin = created.twin.as_ref().and_then(|twin| self.book.find(twin));
+        let family = originator.or(twin).and_then(|tied| self.book.leg(tied)).map(|leg| leg.family);
+        let key = self.book.next_key();
+        let (mut leg, mark) = self.judged(created, family.unwrap_or(FamilyKey(key.0)));
+        leg.created = created.at.unwrap_or(at);
+        leg.originator = originator;
+        leg.twin = twin;
+        leg.recovered = self
+            .book
+            .find(&created.id)
+            .and_then(|k| self.book.leg(k))
+            .is_some_and(|before| before.core != leg.core);
+        let side = leg.side;
+        self.book.add(key, leg);
+        self.note(key, || format!("{side}: {mark}"));
+        self.place(key, created, at);
+        self.bound(key, at);
+        key
+    }
+
+    /// A leg as what it says of itself shows it, tied to nothing yet.
+    fn judged(&self, created: &Created, family: FamilyKey) -> (Leg, Mark) {
         let (side, mark) = classify(created, &self.settings.rules);
         let country = self.settings.country;
-        let originator = self.originator(created, event);
-        let twin = created.twin.as_ref().and_then(|t| self.by_id.get(t)).copied();
-        let key = LegKey(self.next);
-        self.next += 1;
-        let family = originator.or(twin).map_or(FamilyKey(key.0), |tied| self.legs[&tied].family);
         let number = match (side, created.way) {
             (Side::Outside, Way::Inbound) => country.normalise(created.caller.as_deref().unwrap_or_default()),
             (Side::Outside, Way::Outbound) => country.normalise(&created.dialled),
             (Side::Ours, _) => created.extension().to_owned(),
             (Side::Plumbing, _) => created.dialled.clone(),
         };
+        let dialled =
+            (side == Side::Ours && created.way == Way::Inbound).then(|| country.normalise(&created.dialled));
         let leg = Leg {
             id: created.id.clone(),
-            family,
-            originator,
-            twin,
-            side,
-            way: created.way,
-            created: created.at.unwrap_or(at),
-            mailbox: created.mailbox,
-            number,
-            domain: created.domain().map(str::to_owned),
-            answered: event.is("Answer-State", "answered"),
-            peer: None,
-            room: None,
-            party_of: None,
-            within: None,
-            ended: None,
-        };
-        self.legs.insert(key, leg);
-        self.by_id.insert(created.id.clone(), key);
-        self.families.entry(family).or_default().legs.push(key);
-        self.changed.insert(family);
-        if let Some(twin) = twin
-            && let Some(other) = self.legs.get_mut(&twin)
-        {
-            other.twin = Some(key);
-        }
-        self.note(key, || format!("{side}: {mark}"));
-        self.place(key, created, at);
-        self.bound(at);
-        key
-    }
-
-    /// Opens the call that begins with a leg, or finds the one it belongs to.
-    fn place(&mut self, key: LegKey, created: &Created, at: UnixMillis) {
-        let leg = &self.legs[&key];
-        let sponsor = self.sponsor(key);
-        match (leg.side, leg.way, sponsor) {
-            (Side::Outside, Way::Inbound, _) => {
-                let to = self.settings.country.normalise(created.called_number());
-                let from = leg.number.clone();
-                self.open(key, Direction::In, from, to, None, at);
-            }
-            (Side::Outside, Way::Outbound, None) if let Some(dialler) = self.person_near(key) => {
-                self.dialled_out(key, dialler, at);
-            }
-            (Side::Outside, Way::Outbound, None) => {
-                let from = self.settings.country.normalise(created.caller.as_deref().unwrap_or_default());
-                let to = leg.number.clone();
-                self.open(key, Direction::Out, from, to, None, at);
-            }
-            (Side::Outside, Way::Outbound, Some(Sponsor::Person(dialler))) => {
-                self.dialled_out(key, dialler, at)
-            }
-            (_, _, Some(Sponsor::Call(call))) => {
-                self.note(key, || format!("it belongs to call {call}, it opens none of its own"));
-                self.leg_mut(key).within = Some(call);
-            }
-            (Side::Ours | Side::Plumbing, _, None | Some(Sponsor::Person(_))) => {}
-        }
-    }
-
-    /// One of our people dials out: a new call, or a further trunk for the one that is being tried.
-    fn dialled_out(&mut self, key: LegKey, dialler: LegKey, at: UnixMillis) {
-        let to = self.legs[&key].number.clone();
-        let family = self.legs[&key].family;
-        let tried = self.families[&family].calls.iter().find(|c| {
-            self.calls.get(c).is_some_and(|c| {
-                c.direction == Direction::Out
-                    && c.dialler == Some(dialler)
-                    && c.answered_by.is_empty()
-                    && same_subscriber(&c.to, &to)
-            })
-        });
-        if let Some(id) = tried.cloned() {
-            self.note(key, || format!("a further attempt of call {id}"));
-            let call = self.calls.get_mut(&id).expect("found above");
-            call.parties.push(key);
-            if let Some(due) = call.ends_at.take() {
-                self.waiting.remove(&(due, id.clone()));
-            }
-            self.leg_mut(key).party_of = Some(id);
-            return;
-        }
-        // Another number: what was tried before is over.
-        let over: Vec<CallId> = self.waiting.iter().map(|(_, id)| id.clone()).collect();
-        for id in over {
-            if self.calls.get(&id).is_some_and(|c| c.dialler == Some(dialler)) {
-                self.end(&id, &Ending::default(), at);
-            }
-        }
-        let leg = &self.legs[&dialler];
-        let agent = self.settings.people.agent(&leg.number, leg.domain.as_deref());
-        let from = agent.and_then(|a| a.number.clone()).unwrap_or_else(|| leg.number.clone());
-        self.open(key, Direction::Out, from, to, Some(dialler), at);
-    }
-
-    fn open(
-        &mut self,
-        key: LegKey,
-        direction: Direction,
-        from: String,
-        to: String,
-        dialler: Option<LegKey>,
-        at: UnixMillis,
-    ) {
-        let leg = &self.legs[&key];
-        let family = leg.family;
-        let id = call_id(&leg.id, leg.created);
-        if self.calls.contains_key(&id) {
-            return; // the same leg, heard twice
-        }
-        let people = &self.settings.people;
-        let user = dialler.and_then(|d| {
-            let leg = &self.legs[&d];
-            people.agent(&leg.number, leg.domain.as_deref()).and_then(|a| a.user.clone())
-        });
-        let queue = match direction {
-            Direction::In => people.queue(&to).map(str::to_owned),
-            Direction::Out => None,
-        };
-        let call = Call {
-            family,
-            direction,
-            from,
-            to,
-            dialler,
-            parties: vec![key],
-            answered_by: Vec::new(),
-            last_answer: None,
-            tried: None,
-            ends_at: None,
-            failed: None,
-            gave_up: false,
-        };
-        self.leg_mut(key).party_of = Some(id.clone());
-        self.families.entry(family).or_default().calls.push(id.clone());
-        self.tell(&id, &call, What::NewCall { user, queue }, "newCall", at);
-        self.calls.insert(id, call);
-    }
-
-    /// The person or call at the root of an outbound leg: ties are followed through plumbing.
-    fn sponsor(&self, key: LegKey) -> Option<Sponsor> {
-        let mut at = key;
-        for _ in 0..HOPS_MAX {
-            at = self.cause_of(at)?;
-            let leg = &self.legs[&at];
-            if let Some(call) =
-                leg.party_of.as_ref().or(leg.within.as_ref().filter(|_| leg.side == Side::Outside))
-            {
-                return Some(Sponsor::Call(call.clone()));
-            }
-            match leg.side {
-                Side::Plumbing | Side::Outside => {}
-                // A phone that rings and sends the call on (302) is no dialler; one that talks is.
-                Side::Ours if leg.within.is_some() && !leg.answered => {}
-                Side::Ours => return Some(Sponsor::Person(at)),
-            }
-        }
-        None
-    }
-
-    /// Click-to-call over loopback: nobody dialled, but one of our phones stands in the same family.
-    fn person_near(&self, key: LegKey) -> Option<LegKey> {
-        let family = &self.families[&self.legs[&key].family];
-        let near = |k: &&LegKey| {
-            self.legs.get(k).is_some_and(|l| l.side == Side::Ours && l.answered && l.ended.is_none())
-        };
-        family.legs.iter().find(near).copied()
-    }
-
-    fn cause_of(&self, key: LegKey) -> Option<LegKey> {
-        let leg = self.legs.get(&key)?;
-        let twin = leg.twin.filter(|t| self.legs.get(t).is_some_and(|t| t.originator.is_some()));
-        leg.originator.or(twin).filter(|k| *k != key && self.legs.contains_key(k))
-    }
-
-    /// The leg that caused this one, if it is known. One that is only named was created before we listened.
-    fn originator(&mut self, created: &Created, event: &Event) -> Option<LegKey> {
-        if created.way == Way::Inbound && !created.channel.starts_with("loopback/") {
-            return None;
-        }
-        if let Some(known) = created.ties.iter().find_map(|tie| self.by_id.get(tie)) {
-            return Some(*known);
-        }
-        let id = event.some("Other-Leg-Unique-ID").filter(|_| event.is("Other-Type", "originator"))?;
-        let unheard = Created::from_other_leg(event, &id)?;
-        let (side, _) = classify(&unheard, &self.settings.rules);
-        let key = LegKey(self.next);
-        self.next += 1;
-        let family = FamilyKey(key.0);
-        let number = match side {
-            Side::Outside => self.settings.country.normalise(unheard.caller.as_deref().unwrap_or_default()),
-            Side::Ours | Side::Plumbing => unheard.extension().to_owned(),
-        };
-        // Its own call, if it had one, began before we listened and is not told: it may be over, or be told already.
-        let within = (side == Side::Outside).then(|| CallId::new(&id));
-        let leg = Leg {
-            id: id.to_string(),
+            former: Vec::new(),
+            core: self.core.clone(),
+            recovered: false,
             family,
             originator: None,
             twin: None,
             side,
-            way: unheard.way,
-            created: UnixMillis::default(),
-            mailbox: false,
+            hearsay: false,
+            way: created.way,
+            created: created.at.unwrap_or_default(),
+            mailbox: created.mailbox,
             number,
-            domain: None,
-            answered: false,
+            domain: created.domain().map(str::to_owned),
+            dialled,
+            answered: created.answered,
             peer: None,
             room: None,
             party_of: None,
-            within,
+            calls_inside: None,
+            within: None,
             ended: None,
         };
-        self.legs.insert(key, leg);
-        self.by_id.insert(id.to_string(), key);
-        self.families.entry(family).or_default().legs.push(key);
-        self.changed.insert(family);
-        self.note(key, || format!("{side}: {}", Mark::Hearsay));
+        (leg, mark)
+    }
+
+    /// The first event of its own of a leg that was known only from another's headers: now it is judged.
+    fn judge_anew(&mut self, key: LegKey, created: &Created, at: UnixMillis) {
+        let Some(known) = self.book.leg(key).cloned() else { return };
+        let tied = created.ties.iter().filter(|_| known.originator.is_none()).find_map(|t| self.book.find(t));
+        let tied = tied.filter(|tied| *tied != key && created.way == Way::Outbound);
+        if let Some(family) = tied.and_then(|tied| self.book.leg(tied)).map(|leg| leg.family) {
+            self.book.adopt_into(key, family);
+        }
+        let (judged, mark) = self.judged(created, known.family);
+        let side = judged.side;
+        if let Some(leg) = self.book.leg_mut(key) {
+            leg.hearsay = false;
+            leg.within = None;
+            leg.side = judged.side;
+            leg.way = judged.way;
+            leg.mailbox = judged.mailbox;
+            leg.number = judged.number;
+            leg.domain = judged.domain;
+            leg.dialled = judged.dialled;
+            leg.answered |= judged.answered;
+            leg.originator = leg.originator.or(tied);
+            if leg.created == UnixMillis::default() {
+                leg.created = created.at.unwrap_or(at);
+            }
+        }
+        self.note(key, || format!("{side}, as it shows now: {mark}"));
+        self.place(key, created, at);
+    }
+
+    /// The leg that caused this one, if it is known. One that is only named was created before we listened.
+    fn originator(&mut self, created: &Created, event: &Event, at: UnixMillis) -> Option<LegKey> {
+        if created.way == Way::Inbound && !created.channel.starts_with("loopback/") {
+            return None;
+        }
+        if let Some(known) = created.ties.iter().find_map(|tie| self.book.find(tie)) {
+            return Some(known);
+        }
+        event.is("Other-Type", "originator").then(|| self.hearsay(event, at))?
+    }
+
+    /// Takes in the other leg that an event names, as far as it is described. Its own call, if it has one, begins
+    /// with its own next event: it may be over.
+    fn hearsay(&mut self, event: &Event, at: UnixMillis) -> Option<LegKey> {
+        let id = event.some("Other-Leg-Unique-ID")?;
+        let unheard = Created::from_other_leg(event, &id)?;
+        let key = self.book.next_key();
+        let (mut leg, _) = self.judged(&unheard, FamilyKey(key.0));
+        leg.hearsay = true;
+        leg.within = (leg.side == Side::Outside).then(|| call_id(&leg));
+        let side = leg.side;
+        self.book.add(key, leg);
+        self.note(key, || format!("{side}, probably: {}", Mark::Hearsay));
+        self.bound(key, at);
         Some(key)
     }
 
-    /// The leg an event is about; taken in if its creation was not heard.
+    /// The leg an event is about, if it stands; taken in if its creation was not heard.
     fn leg_of(&mut self, event: &Event, at: UnixMillis) -> Option<LegKey> {
         let id = event.some("Unique-ID")?;
-        let key = match self.by_id.get(&*id).copied() {
+        let key = match self.book.find(&id) {
+            Some(key) if self.book.leg(key)?.hearsay && self.book.is_up(key) => {
+                let created = Created::read(event)?.late(event);
+                self.judge_anew(key, &created, at);
+                key
+            }
             Some(key) => key,
+            None if event.is("Answer-State", "hangup") => {
+                self.note_on(&id, || "not known, and over already".into());
+                return None;
+            }
             None => {
                 let created = Created::read(event)?.late(event);
                 self.admit(&created, event, at)
             }
         };
-        if self.legs[&key].ended.is_some() {
+        if !self.book.is_up(key) {
+            self.note(key, || "it has ended: nothing changes".into());
             return None;
         }
-        if event.name() == Name::ChannelAnswer || event.is("Answer-State", "answered") {
-            self.leg_mut(key).answered = true;
+        let answered = event.name() == Name::ChannelAnswer || event.is("Answer-State", "answered");
+        if answered && self.book.leg(key).is_some_and(|leg| !leg.answered) {
+            self.book.leg_mut(key)?.answered = true;
         }
         Some(key)
     }
 
+    fn answered(&mut self, event: &Event, at: UnixMillis) {
+        if let Some(key) = self.leg_of(event, at) {
+            self.connections_of(key, event, at);
+        }
+    }
+
     fn bridged(&mut self, event: &Event, at: UnixMillis) {
         let Some(own) = self.leg_of(event, at) else { return };
-        let ends = match (event.some("Bridge-A-Unique-ID"), event.some("Bridge-B-Unique-ID")) {
-            (Some(a), Some(b)) => (self.by_id.get(&*a).copied(), self.by_id.get(&*b).copied()),
-            _ => (Some(own), event.some("Other-Leg-Unique-ID").and_then(|o| self.by_id.get(&*o).copied())),
+        let (a, b) = match (event.some("Bridge-A-Unique-ID"), event.some("Bridge-B-Unique-ID")) {
+            (Some(a), Some(b)) => (self.named(event, &a, at), self.named(event, &b, at)),
+            _ => {
+                let other = event.some("Other-Leg-Unique-ID");
+                (Some(own), other.and_then(|id| self.named(event, &id, at)))
+            }
         };
-        if let (Some(a), Some(b)) = ends
-            && a != b
-            && [a, b].iter().all(|k| self.legs[k].ended.is_none())
-        {
-            self.part(a);
-            self.part(b);
-            self.leg_mut(a).peer = Some(b);
-            self.leg_mut(b).peer = Some(a);
-            self.connections_of(a, event, at);
+        match (a, b) {
+            (Some(a), Some(b)) if a != b && self.book.is_up(a) && self.book.is_up(b) => {
+                self.book.join(a, b);
+                self.end_waiting_of(a, at);
+                self.end_waiting_of(b, at);
+                self.connections_of(a, event, at);
+            }
+            _ => self.note(own, || "with itself, or with a leg that is over or not known".into()),
+        }
+    }
+
+    /// One end of a bridge; taken in if the event describes it.
+    fn named(&mut self, event: &Event, id: &str, at: UnixMillis) -> Option<LegKey> {
+        match self.book.find(id) {
+            Some(key) => Some(key),
+            None if event.is("Other-Leg-Unique-ID", id) => self.hearsay(event, at),
+            None => None,
         }
     }
 
     /// A leg as the switch shows it after a gap, perhaps in the middle of a conversation.
     fn found(&mut self, event: &Event, at: UnixMillis) {
         let Some(own) = self.leg_of(event, at) else { return };
+        let free = |book: &Book, key: LegKey| {
+            book.leg(key).is_some_and(|leg| leg.peer.is_none() && leg.ended.is_none())
+        };
         let peer = event
             .some("variable_bridge_uuid")
             .filter(|peer| event.is("Other-Leg-Unique-ID", peer))
-            .and_then(|peer| self.by_id.get(&*peer).copied());
+            .and_then(|peer| self.book.find(&peer));
         if let Some(peer) = peer
-            && [own, peer].iter().all(|k| self.legs[k].peer.is_none() && self.legs[k].ended.is_none())
+            && peer != own
+            && free(&self.book, own)
+            && free(&self.book, peer)
         {
-            self.leg_mut(own).peer = Some(peer);
-            self.leg_mut(peer).peer = Some(own);
+            self.book.join(own, peer);
+        }
+        if event.is("variable_current_application", "conference")
+            && let Some(room) = event.some("variable_conference_name")
+            && self.book.leg(own).is_some_and(|leg| leg.room.is_none())
+        {
+            self.book.enter_room(own, &room);
         }
         self.connections_of(own, event, at);
     }
 
     fn unbridged(&mut self, event: &Event, at: UnixMillis) {
         let Some(own) = self.leg_of(event, at) else { return };
-        let key = |name| event.some(name).and_then(|id| self.by_id.get(&*id).copied());
+        let key = |name| event.some(name).and_then(|id| self.book.find(&id));
         match (key("Bridge-A-Unique-ID"), key("Bridge-B-Unique-ID")) {
             // Only this pair is parted: either may already talk to somebody else.
-            (Some(a), Some(b)) if self.legs[&a].peer == Some(b) => self.part(a),
+            (Some(a), Some(b)) if self.book.leg(a).is_some_and(|leg| leg.peer == Some(b)) => {
+                self.book.part(a)
+            }
             (Some(_), Some(_)) => {}
-            (_, None) | (None, _) => self.part(own),
+            (_, None) | (None, _) => self.book.part(own),
         }
+        self.note(own, || "parted: a call goes on while its outside leg is up".into());
     }
 
     fn conference(&mut self, event: &Event, at: UnixMillis) {
@@ -563,357 +481,110 @@ impl Tracker {
         match &*action {
             "add-member" => {
                 let Some(key) = self.leg_of(event, at) else { return };
-                self.leave_room(key);
-                self.leg_mut(key).room = Some(room.to_string());
-                self.rooms.entry(room.into_owned()).or_default().push(key);
+                self.book.enter_room(key, &room);
+                self.note(key, || format!("it enters the conference {room}"));
                 self.connections_of(key, event, at);
             }
             "del-member" => {
-                if let Some(key) = event.some("Unique-ID").and_then(|id| self.by_id.get(&*id).copied()) {
-                    self.leave_room(key);
+                if let Some(key) = event.some("Unique-ID").and_then(|id| self.book.find(&id)) {
+                    self.book.leave_room(key);
+                    self.note(key, || format!("it leaves the conference {room}"));
                 }
             }
             _ => {}
         }
     }
 
-    fn renamed(&mut self, event: &Event) {
-        if let (Some(old), Some(new)) = (event.some("Old-Unique-ID"), event.some("Unique-ID"))
-            && let Some(key) = self.by_id.remove(&*old)
-        {
-            self.note(key, || format!("it is called {new} from now on"));
-            self.leg_mut(key).id = new.to_string();
-            self.by_id.insert(new.into_owned(), key);
+    fn renamed(&mut self, event: &Event, at: UnixMillis) {
+        let (Some(old), Some(new)) = (event.some("Old-Unique-ID"), event.some("Unique-ID")) else { return };
+        if old == new {
+            return;
+        }
+        let known = Created::read(event)
+            .and_then(|created| self.book.find(&new).filter(|key| self.is_same(*key, &created)));
+        match (self.book.find(&old), known) {
+            (Some(key), Some(same)) if key == same => self.note(key, || "heard before".into()),
+            (Some(key), None) => {
+                self.note(key, || format!("it is called {new} from now on"));
+                self.book.rename(key, &new);
+            }
+            // It was heard of by its new id already, and is told by that.
+            (Some(key), Some(_)) => {
+                self.note(key, || format!("it was heard of as {new} before: one of the two is enough"));
+                self.leg_ended(key, &Witness::default(), at);
+            }
+            (None, Some(key)) => self.book.also_called(key, &old),
+            (None, None) => {
+                if let Some(key) = self.leg_of(event, at) {
+                    self.book.also_called(key, &old);
+                }
+            }
         }
     }
 
     fn hung_up(&mut self, event: &Event, at: UnixMillis) {
-        let Some(key) = event.some("Unique-ID").and_then(|id| self.by_id.get(&*id).copied()) else { return };
-        if self.legs[&key].ended.is_some() {
+        let Some(id) = event.some("Unique-ID") else { return };
+        let Some(key) = self.book.find(&id) else {
+            // Remembered as ended: what still comes of it, late or again, opens nothing.
+            let Some(created) = Created::read(event) else { return };
+            let key = self.book.next_key();
+            let (mut leg, _) = self.judged(&created, FamilyKey(key.0));
+            leg.ended = Some(at);
+            self.book.add(key, leg);
+            self.note(key, || "its beginning was not heard, and it is over: no call is told of it".into());
+            self.bound(key, at);
             return;
+        };
+        if !self.book.is_up(key) {
+            return self.note(key, || "heard before".into());
         }
         self.mailbox_on(key, event, at);
-        self.leg_ended(key, &Witness::read(event), at);
+        let witness = Witness::read(event);
+        self.note(key, || format!("it ends with {}", witness.cause));
+        self.leg_ended(key, &witness, at);
     }
 
-    fn leg_ended(&mut self, key: LegKey, witness: &Witness, at: UnixMillis) {
-        if self.legs[&key].ended.is_some() {
-            return;
-        }
-        self.part(key);
-        self.leave_room(key);
-        let leg = self.leg_mut(key);
-        leg.ended = Some(at);
-        let (family, party_of, within) = (leg.family, leg.party_of.clone(), leg.within.clone());
-        if let Some(call) = party_of {
-            self.party_ended(&call, key, witness, at);
-        } else if let Some(call) = within.and_then(|id| self.calls.get_mut(&id))
-            && let Some(cause) = self.settings.causes.telling(&witness.cause)
+    /// However many legs never end, memory does not grow beyond its bound. `newest` stays.
+    fn bound(&mut self, newest: LegKey, at: UnixMillis) {
+        while self.book.legs() > self.legs_max
+            && let Some(key) = self.book.least_wanted(newest)
         {
-            call.tried = Some(cause);
+            self.leg_ended(key, &Witness::default(), at);
+            self.book.drop_leg(key);
         }
-        self.dialler_ended(key, witness, at);
-        self.bury_if_over(family, at);
-    }
-
-    /// An outside leg of a call ended. Inbound, and once answered, that is the call's end.
-    fn party_ended(&mut self, id: &CallId, key: LegKey, witness: &Witness, at: UnixMillis) {
-        let Some(call) = self.calls.get_mut(id) else { return };
-        call.parties.retain(|k| *k != key);
-        if !call.parties.is_empty() {
-            return;
-        }
-        let waits = call.direction == Direction::Out
-            && call.answered_by.is_empty()
-            && call.dialler.is_some_and(|d| self.legs.get(&d).is_some_and(|l| l.ended.is_none()));
-        if waits {
-            call.failed = self.settings.causes.telling(&witness.cause);
-            let due = at.after(FAILOVER_MAX);
-            call.ends_at = Some(due);
-            self.waiting.insert((due, id.clone()));
-            return;
-        }
-        let mut ending = witness.ending();
-        if call.direction == Direction::Out {
-            ending.caller_gave_up |= call.gave_up;
-            // What the trunk said came before our side gave up on it.
-            if self.settings.causes.telling(&witness.cause).is_some() {
-                ending.caller_gave_up = false;
-            }
-        }
-        self.end(id, &ending, at);
-    }
-
-    /// Our dialling leg ended: calls that waited for another trunk are over.
-    fn dialler_ended(&mut self, key: LegKey, witness: &Witness, at: UnixMillis) {
-        let family = self.legs[&key].family;
-        let dialled: Vec<CallId> = self.families[&family]
-            .calls
-            .iter()
-            .filter(|c| self.calls.get(c).is_some_and(|c| c.dialler == Some(key)))
-            .cloned()
-            .collect();
-        for id in dialled {
-            let call = self.calls.get_mut(&id).expect("found above");
-            call.gave_up |= witness.hung_up_first;
-            if call.parties.is_empty() {
-                let ending = Ending {
-                    caller_gave_up: witness.hung_up_first,
-                    disposition: witness.disposition.clone(),
-                    ..Ending::default()
-                };
-                self.end(&id, &ending, at);
-            }
-        }
-    }
-
-    fn end(&mut self, id: &CallId, ending: &Ending, at: UnixMillis) {
-        let Some(call) = self.calls.remove(id) else { return };
-        if let Some(due) = call.ends_at {
-            self.waiting.remove(&(due, id.clone()));
-        }
-        let mut ending =
-            Ending { answered: !call.answered_by.is_empty(), tried: call.tried, ..ending.clone() };
-        let (cause, because) = match call.failed.filter(|_| !ending.answered) {
-            Some(failed) => (failed, Because::OwnCause),
-            None => {
-                ending.caller_gave_up |= call.gave_up && ending.own.is_empty();
-                self.settings.causes.judge(&ending)
-            }
-        };
-        self.tell(id, &call, What::Hangup { cause }, "hangup", at);
-        if self.explains {
-            let leg = id.as_str().to_owned();
-            self.outputs
-                .push_back(Output::Note { leg, text: format!("the call ended with {cause}: {because}") });
-        }
-        if let Some(family) = self.families.get_mut(&call.family) {
-            family.calls.retain(|c| c != id);
-        }
-        self.changed.insert(call.family);
-        self.bury_if_over(call.family, at);
-    }
-
-    /// Who is connected through this leg now, and whether that is news.
-    fn connections_of(&mut self, key: LegKey, event: &Event, at: UnixMillis) {
-        self.mailbox_on(key, event, at);
-        for (a, b) in self.connected(key) {
-            for (party, person) in [(a, b), (b, a)] {
-                self.met(party, person, at);
-            }
-        }
-    }
-
-    /// Pairs of real legs that hear each other because of this one.
-    fn connected(&mut self, key: LegKey) -> Vec<(LegKey, LegKey)> {
-        let mut pairs = Vec::new();
-        if let Some(peer) = self.legs[&key].peer {
-            let (a, b) = (self.far_end(peer, key), self.far_end(key, peer));
-            pairs.extend(a.zip(b));
-        }
-        if let Some(members) = self.legs[&key].room.as_ref().and_then(|room| self.rooms.get(room)) {
-            pairs.extend(members.iter().filter(|k| **k != key).map(|k| (key, *k)));
-        }
-        pairs.retain(|(a, b)| {
-            let (a, b) = (&self.legs[a], &self.legs[b]);
-            let mailbox = a.mailbox || b.mailbox;
-            mailbox || (a.answered && b.answered && a.side != Side::Plumbing && b.side != Side::Plumbing)
-        });
-        pairs
-    }
-
-    /// From `from` over `to` on, through loopback pairs, to the leg at the other end. A mailbox is an end.
-    fn far_end(&self, from: LegKey, to: LegKey) -> Option<LegKey> {
-        let (mut from, mut to) = (from, to);
-        for _ in 0..HOPS_MAX {
-            let leg = &self.legs[&to];
-            if leg.side != Side::Plumbing || leg.mailbox {
-                return Some(to);
-            }
-            // Into one half and out of the other, to whatever that is bridged with.
-            let twin = leg.twin.filter(|t| *t != from)?;
-            let beyond = self.legs.get(&twin)?.peer?;
-            (from, to) = (twin, beyond);
-        }
-        None
-    }
-
-    /// An outside party and another leg hear each other.
-    fn met(&mut self, party: LegKey, other: LegKey, at: UnixMillis) {
-        let Some(id) = self.legs[&party].party_of.clone() else { return };
-        let Some(call) = self.calls.get(&id) else { return };
-        let person = &self.legs[&other];
-        if person.mailbox {
-            if self.legs[&party].answered {
-                self.mailbox_answered(&id, at);
-            }
-            return;
-        }
-        // Two callers who are put together are no answer to either.
-        let is_caller = |c: &CallId| self.calls.get(c).is_some_and(|c| c.direction == Direction::In);
-        if person.party_of.as_ref().is_some_and(|c| *c == id || is_caller(c)) {
-            return;
-        }
-        let number = match person.side {
-            Side::Ours => self
-                .settings
-                .people
-                .agent(&person.number, person.domain.as_deref())
-                .and_then(|a| a.number.clone())
-                .unwrap_or_else(|| person.number.clone()),
-            Side::Outside | Side::Plumbing => person.number.clone(),
-        };
-        let user = self
-            .settings
-            .people
-            .agent(&person.number, person.domain.as_deref())
-            .and_then(|a| a.user.clone())
-            .unwrap_or_else(|| person.number.clone());
-        let leg = person.id.clone();
-        if call.answered_by.contains(&leg) || call.answered_by.len() >= ANSWERS_MAX {
-            return;
-        }
-        if call.direction == Direction::Out && !call.answered_by.is_empty() {
-            return self.note(other, || format!("joins call {id}; an outbound call is answered once"));
-        }
-        if call.last_answer.as_ref() == Some(&number) {
-            return self.note(other, || format!("joins call {id}; the same person had answered it"));
-        }
-        let what = match call.direction {
-            Direction::In => What::Answer { answering_number: Some(number.clone()), user: Some(user) },
-            Direction::Out => What::Answer { answering_number: None, user: None },
-        };
-        self.answer(&id, leg, number, what, at);
-    }
-
-    fn mailbox_answered(&mut self, id: &CallId, at: UnixMillis) {
-        let Some(call) = self.calls.get(id) else { return };
-        if call.direction == Direction::In && !call.answered_by.iter().any(|a| a == VOICEMAIL) {
-            let what = What::Answer { answering_number: None, user: Some(VOICEMAIL.into()) };
-            self.answer(id, VOICEMAIL.into(), VOICEMAIL.into(), what, at);
-        }
-    }
-
-    fn answer(&mut self, id: &CallId, leg: String, number: String, what: What, at: UnixMillis) {
-        let call = self.calls.get(id).expect("the caller looked it up").clone();
-        self.tell(id, &call, what, &format!("answer/{leg}"), at);
-        let call = self.calls.get_mut(id).expect("as above");
-        call.answered_by.push(leg);
-        call.last_answer = Some(number);
-        self.changed.insert(call.family);
-    }
-
-    /// The mailbox that runs on the caller's own leg shows in the application that the leg executes.
-    fn mailbox_on(&mut self, key: LegKey, event: &Event, at: UnixMillis) {
-        let leg = &self.legs[&key];
-        if !leg.answered || !event.is("Unique-ID", &leg.id) {
-            return;
-        }
-        let Some(id) = leg.party_of.clone() else { return };
-        let arguments = event.get("variable_current_application_data").unwrap_or_default();
-        let leaves_message = match &*event.get("variable_current_application").unwrap_or_default() {
-            // Someone who checks their own mailbox from outside leaves no message.
-            "voicemail" => !arguments.starts_with("check") && !arguments.starts_with("auth"),
-            "lua" => arguments.ends_with(" voicemail"),
-            _ => false,
-        };
-        if leaves_message || event.is("variable_send_to_voicemail", "true") {
-            self.mailbox_answered(&id, at);
-        }
-    }
-
-    fn tell(&mut self, id: &CallId, call: &Call, what: What, identity: &str, at: UnixMillis) {
-        let event = Told {
-            call_id: id.clone(),
-            direction: call.direction,
-            from: call.from.clone(),
-            to: call.to.clone(),
-            what,
-        };
-        let answered = !call.answered_by.is_empty();
-        self.outputs.push_back(Output::News(News { id: format!("{id}/{identity}"), event, at, answered }));
     }
 
     fn note(&mut self, key: LegKey, text: impl FnOnce() -> String) {
-        if self.explains {
-            let leg = self.legs[&key].id.clone();
-            self.outputs.push_back(Output::Note { leg, text: text() });
+        if self.explains.is_some() {
+            let id = self.book.leg(key).map(|leg| leg.id.clone()).unwrap_or_default();
+            self.note_on(&id, text);
         }
     }
 
-    fn part(&mut self, key: LegKey) {
-        if let Some(peer) = self.leg_mut(key).peer.take()
-            && let Some(other) = self.legs.get_mut(&peer)
-        {
-            other.peer = None;
-            self.changed.insert(other.family);
+    fn note_on(&mut self, leg: &str, text: impl FnOnce() -> String) {
+        if let Some(explaining) = &mut self.explains {
+            explaining.noted = true;
+            let text = format!("{}: {}", explaining.event, text());
+            self.outputs.push_back(Output::Note { leg: leg.to_owned(), text });
         }
     }
 
-    fn leave_room(&mut self, key: LegKey) {
-        let Some(room) = self.leg_mut(key).room.take() else { return };
-        if let Some(members) = self.rooms.get_mut(&room) {
-            members.retain(|k| *k != key);
-            if members.is_empty() {
-                self.rooms.remove(&room);
-            }
+    fn begin_explaining(&mut self, event: &Event) {
+        if let Some(explaining) = &mut self.explains {
+            explaining.event = event.get("Event-Name").unwrap_or_default().into_owned();
+            explaining.noted = false;
         }
     }
 
-    fn leg_mut(&mut self, key: LegKey) -> &mut Leg {
-        let leg = self.legs.get_mut(&key).expect("a key in use names a leg");
-        self.changed.insert(leg.family);
-        leg
-    }
-
-    fn is_alive(&self, family: &Family) -> bool {
-        !family.calls.is_empty()
-            || family.legs.iter().any(|k| self.legs.get(k).is_some_and(|l| l.ended.is_none()))
-    }
-
-    fn bury_if_over(&mut self, key: FamilyKey, at: UnixMillis) {
-        if self.families.get(&key).is_some_and(|family| !self.is_alive(family)) {
-            self.buried.push_back((at, key));
-            self.changed.insert(key);
+    fn end_explaining(&mut self, event: &Event) {
+        if self.explains.as_ref().is_some_and(|explaining| !explaining.noted) {
+            let leg = event.some("Unique-ID").unwrap_or("-".into());
+            self.note_on(&leg, || "nothing that a call begins, is answered or ends with".into());
+        }
+        if let Some(explaining) = &mut self.explains {
+            "later".clone_into(&mut explaining.event);
         }
     }
-
-    fn forget(&mut self, key: FamilyKey) {
-        if self.families.get(&key).is_none_or(|family| self.is_alive(family)) {
-            return; // a late leg brought it back to life
-        }
-        let family = self.families.remove(&key).expect("looked up above");
-        for leg in family.legs {
-            if let Some(gone) = self.legs.remove(&leg)
-                && self.by_id.get(&gone.id) == Some(&leg)
-            {
-                self.by_id.remove(&gone.id);
-            }
-        }
-        self.changed.insert(key);
-    }
-
-    /// However many legs never end, memory does not grow beyond its bound.
-    fn bound(&mut self, at: UnixMillis) {
-        while self.legs.len() > LEGS_MAX
-            && let Some((key, family)) = self.families.first_key_value()
-        {
-            let (key, legs) = (*key, family.legs.clone());
-            for leg in legs {
-                self.leg_ended(leg, &Witness::default(), at);
-            }
-            self.forget(key);
-        }
-    }
-}
-
-const HOPS_MAX: usize = 16;
-
-enum Sponsor {
-    /// It was made within this call.
-    Call(CallId),
-    /// One of our people made it, of their own accord.
-    Person(LegKey),
 }
 
 /// What a leg's HANGUP_COMPLETE testifies.
@@ -947,6 +618,11 @@ impl Witness {
         }
     }
 
+    /// Another leg that was tried at the same time was taken.
+    fn lost_race(&self) -> bool {
+        self.cause == "LOSE_RACE"
+    }
+
     fn ending(&self) -> Ending {
         Ending {
             moved_away: self.moved_away,
@@ -958,21 +634,19 @@ impl Witness {
     }
 }
 
-/// A leg's Unique-ID names its call, unless an application chose it: such a name can return in a later call.
-fn call_id(leg: &str, created: UnixMillis) -> CallId {
-    let is_uuid = leg.len() == 36 && leg.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
-    if is_uuid {
-        return CallId::new(leg);
+/// A leg's Unique-ID names its call, unless an application chose it: such a name can return in a later call. A
+/// leg that the switch recovered has its old id and begins a stay of its own.
+fn call_id(leg: &Leg) -> CallId {
+    let id = &leg.id;
+    let is_uuid = id.len() == 36 && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    match &leg.core {
+        Some(core) if leg.recovered => CallId::new(&format!("{}-{core}", cut(id))),
+        Some(_) | None if is_uuid => CallId::new(id),
+        Some(_) | None => CallId::new(&format!("{}-{}", cut(id), leg.created.0)),
     }
-    let end = leg.char_indices().nth(200).map_or(leg.len(), |(end, _)| end);
-    CallId::new(&format!("{}-{}", &leg[..end], created.0))
 }
 
-/// Whether two dialled numbers lead to the same subscriber, written for different trunks.
-fn same_subscriber(a: &str, b: &str) -> bool {
-    const SUBSCRIBER: usize = 7;
-    a == b
-        || (a.len() >= SUBSCRIBER
-            && b.len() >= SUBSCRIBER
-            && a.get(a.len() - SUBSCRIBER..) == b.get(b.len() - SUBSCRIBER..))
+fn cut(id: &str) -> &str {
+    let end = id.char_indices().nth(200).map_or(id.len(), |(end, _)| end);
+    &id[..end]
 }

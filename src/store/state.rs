@@ -2,6 +2,8 @@
 //!
 //! The names here are a promise to later versions; the types the tracker thinks with may change freely.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::call::leg::{Side, Way};
@@ -60,18 +62,27 @@ struct StoredFamily {
 struct StoredLeg {
     key: u64,
     id: String,
+    #[serde(default)]
+    former: Vec<String>,
+    core: Option<String>,
+    #[serde(default)]
+    recovered: bool,
     originator: Option<u64>,
     twin: Option<u64>,
     side: StoredSide,
+    #[serde(default)]
+    hearsay: bool,
     inbound: bool,
     created_ms: u64,
     mailbox: bool,
     number: String,
     domain: Option<String>,
+    dialled: Option<String>,
     answered: bool,
     peer: Option<u64>,
     room: Option<String>,
     party_of: Option<String>,
+    calls_inside: Option<String>,
     within: Option<String>,
     ended_ms: Option<u64>,
 }
@@ -90,6 +101,8 @@ struct StoredCall {
     out: bool,
     from: String,
     to: String,
+    #[serde(default)]
+    internal: bool,
     dialler: Option<u64>,
     parties: Vec<u64>,
     answered_by: Vec<String>,
@@ -105,6 +118,9 @@ impl StoredLeg {
         Self {
             key: key.0,
             id: leg.id.clone(),
+            former: leg.former.clone(),
+            core: leg.core.as_deref().map(str::to_owned),
+            recovered: leg.recovered,
             originator: leg.originator.map(|k| k.0),
             twin: leg.twin.map(|k| k.0),
             side: match leg.side {
@@ -112,15 +128,18 @@ impl StoredLeg {
                 Side::Ours => StoredSide::Ours,
                 Side::Plumbing => StoredSide::Plumbing,
             },
+            hearsay: leg.hearsay,
             inbound: leg.way == Way::Inbound,
             created_ms: leg.created.0,
             mailbox: leg.mailbox,
             number: leg.number.clone(),
             domain: leg.domain.clone(),
+            dialled: leg.dialled.clone(),
             answered: leg.answered,
             peer: leg.peer.map(|k| k.0),
             room: leg.room.clone(),
             party_of: leg.party_of.as_ref().map(|c| c.as_str().to_owned()),
+            calls_inside: leg.calls_inside.as_ref().map(|c| c.as_str().to_owned()),
             within: leg.within.as_ref().map(|c| c.as_str().to_owned()),
             ended_ms: leg.ended.map(|t| t.0),
         }
@@ -129,6 +148,9 @@ impl StoredLeg {
     fn into_leg(self, family: FamilyKey) -> (LegKey, Leg) {
         let leg = Leg {
             id: self.id,
+            former: self.former,
+            core: self.core.map(Arc::from),
+            recovered: self.recovered,
             family,
             originator: self.originator.map(LegKey),
             twin: self.twin.map(LegKey),
@@ -137,15 +159,18 @@ impl StoredLeg {
                 StoredSide::Ours => Side::Ours,
                 StoredSide::Plumbing => Side::Plumbing,
             },
+            hearsay: self.hearsay,
             way: if self.inbound { Way::Inbound } else { Way::Outbound },
             created: UnixMillis(self.created_ms),
             mailbox: self.mailbox,
             number: self.number,
             domain: self.domain,
+            dialled: self.dialled,
             answered: self.answered,
             peer: self.peer.map(LegKey),
             room: self.room,
             party_of: self.party_of.as_deref().map(CallId::new),
+            calls_inside: self.calls_inside.as_deref().map(CallId::new),
             within: self.within.as_deref().map(CallId::new),
             ended: self.ended_ms.map(UnixMillis),
         };
@@ -160,6 +185,7 @@ impl StoredCall {
             out: call.direction == Direction::Out,
             from: call.from.clone(),
             to: call.to.clone(),
+            internal: call.internal,
             dialler: call.dialler.map(|k| k.0),
             parties: call.parties.iter().map(|k| k.0).collect(),
             answered_by: call.answered_by.clone(),
@@ -178,6 +204,7 @@ impl StoredCall {
             direction: if self.out { Direction::Out } else { Direction::In },
             from: self.from,
             to: self.to,
+            internal: self.internal,
             dialler: self.dialler.map(LegKey),
             parties: self.parties.into_iter().map(LegKey).collect(),
             answered_by: self.answered_by,

@@ -1,6 +1,8 @@
 //! Reads the recordings that the tests start from.
 #![allow(dead_code, reason = "each test is a crate of its own, and not every one needs every helper")]
 
+pub(crate) mod stream;
+
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -56,4 +58,20 @@ fn unpack(path: &Path) -> Vec<u8> {
 
 fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+}
+
+/// The events in the bytes of a recording.
+pub(crate) fn events(bytes: &[u8]) -> Vec<freeswitch_zammad::esl::event::Event> {
+    use freeswitch_zammad::esl::frame::{FrameDecoder, Kind};
+    use tokio_util::codec::Decoder;
+
+    let mut buffer = bytes::BytesMut::from(bytes);
+    let mut decoder = FrameDecoder::default();
+    let mut events = Vec::new();
+    while let Some(frame) = decoder.decode(&mut buffer).unwrap() {
+        if frame.kind == Kind::EventPlain {
+            events.push(freeswitch_zammad::esl::event::Event::parse(&frame.body).unwrap());
+        }
+    }
+    events
 }
