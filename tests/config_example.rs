@@ -38,7 +38,9 @@ fn every_commented_key_can_be_uncommented() {
         assert_eq!(config.state_dir, defaults.state_dir);
         assert_eq!(config.country, defaults.country);
         assert_eq!(config.delivery, defaults.delivery);
-        assert_eq!(config.calls, defaults.calls);
+        assert_eq!(config.calls.report_internal, defaults.calls.report_internal);
+        assert_eq!(config.calls.end_blocked_with, Some("CALL_REJECTED"));
+        assert_eq!((config.routes.len(), config.routes[0].zammad.as_str()), (1, "main"));
         assert_eq!(config.log, defaults.log);
         assert_eq!(config.zammads[0].name, defaults.zammads[0].name);
         assert_eq!(config.zammads[0].timeout, defaults.zammads[0].timeout);

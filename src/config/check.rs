@@ -13,7 +13,7 @@ use super::fault::{Origin, Report, Unfit};
 use super::measure::{Seen, bounded, every, one_of, optional, parse, required, secret, short_enough};
 use super::overlay::{FILE_BYTES_MAX, read_text};
 use super::raw::{
-    Place, RawAgent, RawConfig, RawDelivery, RawQueue, RawRule, RawSecret, RawSwitch, RawZammad,
+    Place, RawAgent, RawConfig, RawDelivery, RawQueue, RawRoute, RawRule, RawSecret, RawSwitch, RawZammad,
 };
 use super::secret::Password;
 use super::values::{Address, CauseName, Extension, LogLevel, Number, SwitchName, ZammadName};
@@ -21,6 +21,7 @@ use super::{Agent, Calls, Config, CtiUrl, Delivery, Log, QueueName, SwitchConfig
 use crate::call::cause::{ROWS, find};
 use crate::call::leg::{Side, Way};
 use crate::call::number::{Country, UnknownCountry};
+use crate::call::route::Route;
 use crate::call::rule::{Glob, Rule};
 use crate::cti::cause::Cause;
 use crate::cti::client::Tls;
@@ -53,6 +54,11 @@ pub(super) fn config(raw: RawConfig, report: &mut Report) -> Option<Config> {
         switches.map(|(raw, name)| switch(raw, name, only_switch, &zammad_names, &mut addresses, report)),
     );
 
+    let routes = every(raw.routes.iter().map(|raw| route(raw, &zammad_names, report)));
+    let end_blocked_with = match &raw.end_blocked_with {
+        Some(given) => cause_to_end_with(given, report).map(Some),
+        None => Some(None),
+    };
     let delivery = delivery(&raw.delivery, report);
     let causes = causes(&raw.causes, report);
     let mut extensions = Seen::new("write each extension once, or tell the two apart as 1001@DOMAIN");
@@ -67,7 +73,11 @@ pub(super) fn config(raw: RawConfig, report: &mut Report) -> Option<Config> {
         switches: switches?,
         zammads: zammads?,
         delivery: delivery?,
-        calls: Calls { report_internal: raw.internal.is_some_and(|given| given.value) },
+        routes: routes?,
+        calls: Calls {
+            report_internal: raw.internal.is_some_and(|given| given.value),
+            end_blocked_with: end_blocked_with?,
+        },
         causes: causes?,
         agents: agents?,
         queues: queues?,
@@ -330,6 +340,41 @@ fn rule(raw: &RawRule, report: &mut Report) -> Option<Rule> {
         way: way?,
         side: side?,
     })
+}
+
+fn route(raw: &RawRoute, zammads: &[Option<ZammadName>], report: &mut Report) -> Option<Route> {
+    let glob = |given: &Option<Given<String>>| given.as_ref().map(|given| Glob::new(&given.value));
+    if [&raw.domain, &raw.context, &raw.gateway, &raw.number].iter().all(|p| p.is_none()) {
+        let what = "the route has nothing to match and would take every call";
+        let remedy =
+            "give it a domain, context, gateway or number; for all calls of a switch, use its zammad key";
+        report.missing(&raw.place.origin, &raw.place.key, what, remedy);
+    }
+    let key = raw.place.key("zammad");
+    if raw.zammad.is_none() {
+        let what = "the route does not say where such calls go";
+        report.missing(&raw.place.origin, &key, what, "write zammad = \"NAME\", the name of a [[zammad]]");
+        return None;
+    }
+    let zammad = zammad_of(raw.zammad.as_ref(), &key, zammads, report)?;
+    Some(Route {
+        domain: glob(&raw.domain),
+        context: glob(&raw.context),
+        gateway: glob(&raw.gateway),
+        number: glob(&raw.number),
+        zammad: zammad.to_string(),
+    })
+}
+
+/// FreeSWITCH takes an unknown cause for NORMAL_CLEARING without a word.
+fn cause_to_end_with(given: &Given<String>, report: &mut Report) -> Option<&'static str> {
+    let known = find(&given.value).map(|row| row.name);
+    if known.is_none() {
+        let what = format!("{:?} is no hangup cause", given.value);
+        let remedy = "write CALL_REJECTED, USER_BUSY, or another that `freeswitch-zammad cause` lists";
+        report.fault(&given.origin, "calls.end_blocked_with", what, remedy);
+    }
+    known
 }
 
 fn delivery(raw: &RawDelivery, report: &mut Report) -> Option<Delivery> {

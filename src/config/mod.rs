@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::call::number::Country;
+use crate::call::route::Route;
 use crate::call::rule::Rule;
 use crate::cti::cause::Cause;
 use crate::cti::client::Tls;
@@ -59,6 +60,8 @@ pub struct Config {
     pub switches: Vec<SwitchConfig>,
     /// At least one; names and URLs differ.
     pub zammads: Vec<ZammadConfig>,
+    /// Which Zammad some calls go to instead of their switch's; the first that matches decides.
+    pub routes: Vec<Route>,
     /// How events are delivered, the same for every Zammad.
     pub delivery: Delivery,
     /// Which calls are told.
@@ -193,6 +196,8 @@ pub struct Delivery {
 pub struct Calls {
     /// Also those without an outside party.
     pub report_internal: bool,
+    /// FreeSWITCH's cause to end a live call with whose caller is on Zammad's block list; `None` lets it go on.
+    pub end_blocked_with: Option<&'static str>,
 }
 
 /// One of our own people.

@@ -26,7 +26,9 @@ pub(super) struct RawConfig {
     pub(super) country: Option<Given<String>>,
     pub(super) switches: Vec<RawSwitch>,
     pub(super) zammads: Vec<RawZammad>,
+    pub(super) routes: Vec<RawRoute>,
     pub(super) delivery: RawDelivery,
+    pub(super) end_blocked_with: Option<Given<String>>,
     pub(super) internal: Option<Given<bool>>,
     pub(super) causes: Vec<(Given<String>, Given<String>)>,
     pub(super) agents: Vec<RawAgent>,
@@ -110,6 +112,16 @@ pub(super) struct RawDelivery {
 }
 
 #[derive(Debug)]
+pub(super) struct RawRoute {
+    pub(super) place: Place,
+    pub(super) domain: Option<Given<String>>,
+    pub(super) context: Option<Given<String>>,
+    pub(super) gateway: Option<Given<String>>,
+    pub(super) number: Option<Given<String>>,
+    pub(super) zammad: Option<Given<String>>,
+}
+
+#[derive(Debug)]
 pub(super) struct RawAgent {
     pub(super) place: Place,
     pub(super) extension: Option<Given<String>>,
@@ -156,13 +168,16 @@ impl RawZammad {
 }
 
 fn config(s: &mut Section<'_, '_>) -> RawConfig {
+    let calls = s.table("calls", |s| (s.switch("internal"), s.text("end_blocked_with")));
     RawConfig {
         state_dir: s.path("state_dir"),
         country: s.text("country"),
         switches: s.tables("switch", switch),
         zammads: s.tables("zammad", zammad),
         delivery: s.table("delivery", delivery),
-        internal: s.table("calls", |s| s.switch("internal")),
+        routes: s.tables("route", route),
+        internal: calls.0,
+        end_blocked_with: calls.1,
         causes: s.table("causes", |s| s.pairs()),
         agents: s.tables("agent", agent),
         queues: s.tables("queue", queue),
@@ -220,6 +235,17 @@ fn delivery(s: &mut Section<'_, '_>) -> RawDelivery {
         late_policy: s.text("late_policy"),
         backlog_per_s: s.count("backlog_per_s"),
         max_age_d: s.count("max_age_d"),
+    }
+}
+
+fn route(s: &mut Section<'_, '_>) -> RawRoute {
+    RawRoute {
+        place: place(s),
+        domain: s.text("domain"),
+        context: s.text("context"),
+        gateway: s.text("gateway"),
+        number: s.text("number"),
+        zammad: s.text("zammad"),
     }
 }
 
