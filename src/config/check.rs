@@ -55,7 +55,7 @@ pub(super) fn config(raw: RawConfig, report: &mut Report) -> Option<Config> {
     );
 
     let routes = every(raw.routes.iter().map(|raw| route(raw, &zammad_names, report)));
-    let end_blocked_with = match &raw.end_blocked_with {
+    let end_blocked_with = match &raw.calls.end_blocked_with {
         Some(given) => cause_to_end_with(given, report).map(Some),
         None => Some(None),
     };
@@ -75,7 +75,7 @@ pub(super) fn config(raw: RawConfig, report: &mut Report) -> Option<Config> {
         delivery: delivery?,
         routes: routes?,
         calls: Calls {
-            report_internal: raw.internal.is_some_and(|given| given.value),
+            report_internal: raw.calls.internal.is_some_and(|given| given.value),
             end_blocked_with: end_blocked_with?,
         },
         causes: causes?,

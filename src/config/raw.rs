@@ -28,8 +28,7 @@ pub(super) struct RawConfig {
     pub(super) zammads: Vec<RawZammad>,
     pub(super) routes: Vec<RawRoute>,
     pub(super) delivery: RawDelivery,
-    pub(super) end_blocked_with: Option<Given<String>>,
-    pub(super) internal: Option<Given<bool>>,
+    pub(super) calls: RawCalls,
     pub(super) causes: Vec<(Given<String>, Given<String>)>,
     pub(super) agents: Vec<RawAgent>,
     pub(super) queues: Vec<RawQueue>,
@@ -111,6 +110,12 @@ pub(super) struct RawDelivery {
     pub(super) max_age_d: Option<Given<i64>>,
 }
 
+#[derive(Debug, Default)]
+pub(super) struct RawCalls {
+    pub(super) internal: Option<Given<bool>>,
+    pub(super) end_blocked_with: Option<Given<String>>,
+}
+
 #[derive(Debug)]
 pub(super) struct RawRoute {
     pub(super) place: Place,
@@ -168,7 +173,6 @@ impl RawZammad {
 }
 
 fn config(s: &mut Section<'_, '_>) -> RawConfig {
-    let calls = s.table("calls", |s| (s.switch("internal"), s.text("end_blocked_with")));
     RawConfig {
         state_dir: s.path("state_dir"),
         country: s.text("country"),
@@ -176,8 +180,7 @@ fn config(s: &mut Section<'_, '_>) -> RawConfig {
         zammads: s.tables("zammad", zammad),
         delivery: s.table("delivery", delivery),
         routes: s.tables("route", route),
-        internal: calls.0,
-        end_blocked_with: calls.1,
+        calls: s.table("calls", calls),
         causes: s.table("causes", |s| s.pairs()),
         agents: s.tables("agent", agent),
         queues: s.tables("queue", queue),
@@ -236,6 +239,10 @@ fn delivery(s: &mut Section<'_, '_>) -> RawDelivery {
         backlog_per_s: s.count("backlog_per_s"),
         max_age_d: s.count("max_age_d"),
     }
+}
+
+fn calls(s: &mut Section<'_, '_>) -> RawCalls {
+    RawCalls { internal: s.switch("internal"), end_blocked_with: s.text("end_blocked_with") }
 }
 
 fn route(s: &mut Section<'_, '_>) -> RawRoute {
