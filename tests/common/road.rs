@@ -160,7 +160,10 @@ fn row_differences(row: &Row, seen: &[Seen], want: &Value) -> Vec<String> {
             None => cause != "forwarded",
             Some(by) => by == "voicemail",
         };
-        claim(row.missed_mark() == to_return, format!("missed is {}, expected {to_return}", row.missed_mark()));
+        claim(
+            row.missed_mark() == to_return,
+            format!("missed is {}, expected {to_return}", row.missed_mark()),
+        );
     } else {
         let answered = want["answered"] == true;
         claim(row.start_at.is_some() == answered, format!("answered is {}, expected {answered}", !answered));
