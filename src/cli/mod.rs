@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, ConfigError, DEFAULT_FILE, Environment, Loaded, Needs, Overrides, Secret};
 
@@ -175,6 +176,16 @@ fn say(line: &str) {
 fn print(line: &str) {
     if writeln!(std::io::stdout().lock(), "{line}").is_err() {
         std::process::exit(0);
+    }
+}
+
+/// Returns on SIGTERM or SIGINT.
+async fn asked_to_stop() {
+    let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can always be watched");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can always be watched");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
 }
 

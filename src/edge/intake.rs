@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::clock;
-use super::listener::{Heard, What, not_answered};
+use super::listener::{DUMP, Heard, What, not_answered};
 use crate::call::tracker::{News, Output, Tracker};
 use crate::esl::event::{Event, Name};
 use crate::store::state::{self, StateError};
@@ -24,6 +24,8 @@ pub const QUEUE: usize = 4096;
 const GROUP: usize = 512;
 /// Most legs that are asked for after a gap; more are left to their own events.
 const LEGS_ASKED: usize = 2000;
+/// Most events that wait until what was missed is known; some seconds of a large switch.
+const HELD_MAX: usize = 10_000;
 
 /// One switch, as the intake knows it.
 pub struct Switch {
@@ -101,7 +103,12 @@ pub async fn run(
             () = clock::wait_until(due) => Woken::Due,
         };
         match woken {
-            Woken::Heard(0) => return Ok(()),
+            Woken::Heard(0) => {
+                for (switch, resync) in switches.iter_mut().zip(&mut resyncs) {
+                    resync.finish(&mut switch.tracker);
+                }
+                return commit(&store, &mut switches, &drains, &board).await;
+            }
             Woken::Heard(_) | Woken::Due => {}
         }
         let now = clock::now();
@@ -121,42 +128,51 @@ enum Woken {
     Due,
 }
 
-/// After a gap: which legs are in doubt, and what the switch says of those it has.
+/// After a gap: which legs are in doubt, what the switch says of those it has, and what happened while it did. The
+/// events wait until the legs are known: a phone's event before its caller is known would hide the call.
 #[derive(Default)]
 struct Resync {
+    under_way: bool,
     doubted: HashSet<String>,
     found: Vec<(UnixMillis, Event)>,
+    held: Vec<(UnixMillis, Event)>,
     refused: bool,
 }
 
 fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
     match heard.what {
         What::Event(event) => {
-            // A leg that ends must be known first, or it would be taken in after its end.
-            if event.name() == Name::ChannelHangupComplete {
-                resync.settle(&mut switch.tracker);
+            resync.held.push((heard.at, event));
+            if !resync.under_way || resync.held.len() >= HELD_MAX {
+                resync.finish(&mut switch.tracker);
             }
-            switch.tracker.handle_event(&event, heard.at);
         }
         What::Listening => {
-            *resync = Resync::default();
-            resync.doubted = switch.tracker.live_legs().map(str::to_owned).collect();
+            resync.finish(&mut switch.tracker);
+            let doubted = switch.tracker.live_legs().map(str::to_owned).collect();
+            *resync = Resync { under_way: true, doubted, ..Resync::default() };
         }
         What::Channels(body) => match listed_legs(&body) {
             Some(listed) => compare(switch, resync, listed, heard.at),
-            None => warn!(
-                switch = switch.name,
-                "the switch's list of channels cannot be read; calls that ended unheard stay open"
-            ),
+            None => {
+                warn!(
+                    switch = switch.name,
+                    "the switch's list of channels cannot be read; calls that ended unheard stay open"
+                );
+                resync.finish(&mut switch.tracker);
+            }
         },
         What::Leg(event) => resync.found.push((heard.at, event)),
-        What::Gone(leg) => switch.tracker.vanished(&leg, heard.at),
+        What::Gone(leg) => resync.gone(&leg, &mut switch.tracker, heard.at),
         What::Refused { command, said } => {
             if !std::mem::replace(&mut resync.refused, true) {
                 warn!(switch = switch.name, "{}", not_answered(command, &said));
             }
+            if command != DUMP.trim_end() {
+                resync.finish(&mut switch.tracker);
+            }
         }
-        What::Synced => resync.settle(&mut switch.tracker),
+        What::Synced => resync.finish(&mut switch.tracker),
     }
 }
 
@@ -168,7 +184,7 @@ fn compare(switch: &mut Switch, resync: &mut Resync, listed: Vec<String>, at: Un
     let (left, gone): (Vec<String>, Vec<String>) =
         resync.doubted.drain().partition(|leg| names.contains(leg.as_str()));
     for leg in &gone {
-        switch.tracker.vanished(leg, at);
+        resync.gone(leg, &mut switch.tracker, at);
     }
     let known: HashSet<&str> = switch.tracker.live_legs().collect();
     let mut asked: Vec<String> = listed.into_iter().filter(|leg| !known.contains(leg.as_str())).collect();
@@ -183,14 +199,27 @@ fn compare(switch: &mut Switch, resync: &mut Resync, listed: Vec<String>, at: Un
 }
 
 impl Resync {
-    /// First every leg, then, when all are known, who is connected to whom.
-    fn settle(&mut self, tracker: &mut Tracker) {
-        let mut found = std::mem::take(&mut self.found);
-        found.sort_by_key(|(_, event)| begun(event));
+    /// The switch does not know this leg any more. If its end was heard after all, that says more.
+    fn gone(&self, leg: &str, tracker: &mut Tracker, at: UnixMillis) {
+        let is_its_end =
+            |event: &Event| event.name() == Name::ChannelHangupComplete && event.is("Unique-ID", leg);
+        if !self.held.iter().any(|(_, event)| is_its_end(event)) {
+            tracker.vanished(leg, at);
+        }
+    }
+
+    /// First every leg, then, when all are known, who is connected to whom, then what happened meanwhile.
+    fn finish(&mut self, tracker: &mut Tracker) {
+        self.under_way = false;
+        self.found.sort_by_key(|(_, event)| begun(event));
         for _ in 0..2 {
-            for (at, event) in &found {
+            for (at, event) in &self.found {
                 tracker.handle_event(event, *at);
             }
+        }
+        self.found.clear();
+        for (at, event) in self.held.drain(..) {
+            tracker.handle_event(&event, at);
         }
     }
 }
