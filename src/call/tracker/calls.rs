@@ -338,10 +338,9 @@ impl Tracker {
         if call.internal && person.side != Side::Ours {
             return;
         }
-        // Two callers who are put together are no answer to either.
-        let is_caller =
-            |c: &CallId| *c == id || self.book.call(c).is_some_and(|c| c.direction == Direction::In);
-        if person.party_of.as_ref().is_some_and(is_caller) {
+        // Two callers who are put together are no answer to either, nor is the other trunk of one call.
+        let is_caller = person.side == Side::Outside && person.way == Way::Inbound;
+        if is_caller || person.party_of.as_ref() == Some(&id) {
             return self.note(other, || format!("it is no person of ours to call {id}: nothing is sent"));
         }
         let agent = self.agent(person);
