@@ -24,6 +24,8 @@ pub(super) struct Book {
     legs: BTreeMap<LegKey, Leg>,
     by_id: HashMap<String, LegKey>,
     calls: HashMap<CallId, Call>,
+    /// The open calls of each leg of ours that dials.
+    dialled: HashMap<LegKey, BTreeSet<CallId>>,
     families: BTreeMap<FamilyKey, Family>,
     rooms: HashMap<String, BTreeSet<LegKey>>,
     waiting: BTreeSet<(UnixMillis, CallId)>,
@@ -221,7 +223,17 @@ impl Book {
 impl Book {
     pub(super) fn open(&mut self, id: &CallId, call: Call) {
         self.changed.insert(call.family);
-        self.families.entry(call.family).or_default().calls.push(id.clone());
+        self.families.entry(call.family).or_default().calls.insert(id.clone());
+        self.index(id, call);
+    }
+
+    fn index(&mut self, id: &CallId, call: Call) {
+        if let Some(dialler) = call.dialler {
+            self.dialled.entry(dialler).or_default().insert(id.clone());
+        }
+        if let Some(due) = call.ends_at {
+            self.waiting.insert((due, id.clone()));
+        }
         self.calls.insert(id.clone(), call);
     }
 
@@ -242,9 +254,7 @@ impl Book {
 
     /// The open calls that a leg of ours dialled.
     pub(super) fn dialled_by(&self, dialler: LegKey) -> Vec<CallId> {
-        let family = self.leg(dialler).and_then(|leg| self.families.get(&leg.family));
-        let mine = |id: &&CallId| self.calls.get(*id).is_some_and(|call| call.dialler == Some(dialler));
-        family.into_iter().flat_map(|family| &family.calls).filter(mine).cloned().collect()
+        self.dialled.get(&dialler).into_iter().flatten().cloned().collect()
     }
 
     /// The legs of the family that a leg belongs to.
@@ -278,8 +288,16 @@ impl Book {
         self.wait_no_longer(id);
         let call = self.calls.remove(id)?;
         self.changed.insert(call.family);
+        if let Some(dialler) = call.dialler
+            && let Some(open) = self.dialled.get_mut(&dialler)
+        {
+            open.remove(id);
+            if open.is_empty() {
+                self.dialled.remove(&dialler);
+            }
+        }
         if let Some(family) = self.families.get_mut(&call.family) {
-            family.calls.retain(|open| open != id);
+            family.calls.remove(id);
             if family.legs.is_empty() && family.calls.is_empty() {
                 self.families.remove(&call.family);
             }
@@ -331,11 +349,8 @@ impl Book {
             self.legs.insert(leg_key, leg);
         }
         for (id, call) in calls {
-            if let Some(due) = call.ends_at {
-                self.waiting.insert((due, id.clone()));
-            }
-            family.calls.push(id.clone());
-            self.calls.insert(id, call);
+            family.calls.insert(id.clone());
+            self.index(&id, call);
         }
         self.families.insert(key, family);
     }

@@ -403,6 +403,8 @@ fn is_private(event: &Event) -> bool {
         })
     };
     event.is("Caller-Privacy-Hide-Number", "true")
+        // RFC 3323's way to say it without a word more; at a provider's own host it may be a mere lack of a number.
+        || event.is("variable_sip_from_host", "anonymous.invalid")
         || asks("variable_sip_Privacy")
         || asks("variable_sip_h_Privacy")
         || event

@@ -19,7 +19,7 @@ pub mod rule;
 pub mod tracker;
 
 /// Every header that is asked for: what a listener, a recording or a filter must keep for calls to be told right.
-pub const HEADERS: [&str; 68] = [
+pub const HEADERS: [&str; 69] = [
     "Action",
     "Answer-State",
     "Bridge-A-Unique-ID",
@@ -77,6 +77,7 @@ pub const HEADERS: [&str; 68] = [
     "variable_sip_Remote-Party-ID",
     "variable_sip_acl_token",
     "variable_sip_auth_username",
+    "variable_sip_from_host",
     "variable_sip_from_user",
     "variable_sip_gateway",
     "variable_sip_gateway_name",

@@ -104,5 +104,5 @@ pub struct Family {
     /// Every leg that is remembered, also ended ones: ties lead through them.
     pub legs: BTreeSet<LegKey>,
     /// Calls that are not over.
-    pub calls: Vec<CallId>,
+    pub calls: BTreeSet<CallId>,
 }

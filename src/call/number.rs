@@ -207,6 +207,45 @@ mod tests {
     }
 
     #[test]
+    fn uris_and_oddities() {
+        let de: Country = "DE".parse().unwrap();
+        for (raw, want) in [
+            ("\"Jürgen <JM> Müller\" <sip:+4915112345678@provider.example.test>", "4915112345678"),
+            ("<tel:+49-151-12345678;phone-context=+49>", "4915112345678"),
+            ("SIP:alice@example.org", "alice"),
+            ("sip:1001@[2001:db8::1]:5060", "1001"),
+            // More than E.164's 15 digits: nobody's number, but what was dialled.
+            ("+491511234567890123456", "491511234567890123456"),
+            ("00491511234567890123456", "00491511234567890123456"),
+            // FreeSWITCH's own stand-in for a caller id that was not set.
+            ("0000000000", ANONYMOUS),
+            ("+", "+"),
+            ("\u{fffd}\u{fffd}", "\u{fffd}\u{fffd}"),
+        ] {
+            assert_eq!(de.normalise(raw), want, "{raw}");
+        }
+        // Without a trunk prefix a number tells by its length; service codes stay.
+        let us: Country = "US".parse().unwrap();
+        for same in ["911", "411", "*69", "1001", "5551234"] {
+            assert_eq!(us.normalise(same), same);
+        }
+    }
+
+    #[test]
+    fn the_last_digits_make_a_subscriber() {
+        for (a, b, same) in [
+            ("+4917099988877", "017099988877", true),
+            ("4917099988877", "9017099988877", true),
+            ("1001", "1001", true),
+            ("1001", "2001", false),
+            ("4917099988877", "4917099988878", false),
+            ("grüße", "größe", false),
+        ] {
+            assert_eq!(same_subscriber(a, b), same, "{a} {b}");
+        }
+    }
+
+    #[test]
     fn extensions_and_public_numbers_are_told_apart() {
         for public in ["+49305552101", "017099988877", "4915112345678", "00491511234", "030 555"] {
             assert!(looks_public(public) && !looks_like_extension(public), "{public}");

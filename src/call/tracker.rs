@@ -228,7 +228,7 @@ impl Tracker {
                 if self.book.is_up(key) && self.book.leg(key).is_some_and(|leg| leg.hearsay) {
                     self.judge_anew(key, &created, at);
                 } else {
-                    self.note(key, || "heard before, or too late".into());
+                    self.note(key, || "nothing is sent: it was heard before, or is over already".into());
                 }
                 return;
             }
@@ -377,7 +377,7 @@ impl Tracker {
             }
             Some(key) => key,
             None if event.is("Answer-State", "hangup") => {
-                self.note_on(&id, || "not known, and over already".into());
+                self.note_on(&id, || "nothing is sent: the leg was not known, and is over".into());
                 return None;
             }
             None => {
@@ -386,7 +386,7 @@ impl Tracker {
             }
         };
         if !self.book.is_up(key) {
-            self.note(key, || "it has ended: nothing changes".into());
+            self.note(key, || "nothing is sent: the leg has ended".into());
             return None;
         }
         let answered = event.name() == Name::ChannelAnswer || event.is("Answer-State", "answered");
@@ -418,7 +418,9 @@ impl Tracker {
                 self.end_waiting_of(b, at);
                 self.connections_of(a, event, at);
             }
-            _ => self.note(own, || "with itself, or with a leg that is over or not known".into()),
+            _ => self.note(own, || {
+                "nothing is sent: joined with itself, or with a leg that is over or not known".into()
+            }),
         }
     }
 
@@ -468,7 +470,7 @@ impl Tracker {
             (Some(_), Some(_)) => {}
             (_, None) | (None, _) => self.book.part(own),
         }
-        self.note(own, || "parted: a call goes on while its outside leg is up".into());
+        self.note(own, || "parted; nothing is sent: a call goes on while its outside leg is up".into());
     }
 
     fn conference(&mut self, event: &Event, at: UnixMillis) {
@@ -503,9 +505,11 @@ impl Tracker {
         let known = Created::read(event)
             .and_then(|created| self.book.find(&new).filter(|key| self.is_same(*key, &created)));
         match (self.book.find(&old), known) {
-            (Some(key), Some(same)) if key == same => self.note(key, || "heard before".into()),
+            (Some(key), Some(same)) if key == same => {
+                self.note(key, || "nothing is sent: it was heard before".into())
+            }
             (Some(key), None) => {
-                self.note(key, || format!("it is called {new} from now on"));
+                self.note(key, || format!("it is called {new} from now on, and its call stays what it was"));
                 self.book.rename(key, &new);
             }
             // It was heard of by its new id already, and is told by that.
@@ -531,17 +535,15 @@ impl Tracker {
             let (mut leg, _) = self.judged(&created, FamilyKey(key.0));
             leg.ended = Some(at);
             self.book.add(key, leg);
-            self.note(key, || "its beginning was not heard, and it is over: no call is told of it".into());
+            self.note(key, || "nothing is sent: its beginning was not heard, and it is over".into());
             self.bound(key, at);
             return;
         };
         if !self.book.is_up(key) {
-            return self.note(key, || "heard before".into());
+            return self.note(key, || "nothing is sent: it was heard before".into());
         }
         self.mailbox_on(key, event, at);
-        let witness = Witness::read(event);
-        self.note(key, || format!("it ends with {}", witness.cause));
-        self.leg_ended(key, &witness, at);
+        self.leg_ended(key, &Witness::read(event), at);
     }
 
     /// However many legs never end, memory does not grow beyond its bound. `newest` stays.
@@ -559,6 +561,11 @@ impl Tracker {
             let id = self.book.leg(key).map(|leg| leg.id.clone()).unwrap_or_default();
             self.note_on(&id, text);
         }
+    }
+
+    /// Whether this event has been explained already.
+    fn has_noted(&self) -> bool {
+        self.explains.as_ref().is_some_and(|explaining| explaining.noted)
     }
 
     fn note_on(&mut self, leg: &str, text: impl FnOnce() -> String) {
@@ -579,10 +586,10 @@ impl Tracker {
     fn end_explaining(&mut self, event: &Event) {
         if self.explains.as_ref().is_some_and(|explaining| !explaining.noted) {
             let leg = event.some("Unique-ID").unwrap_or("-".into());
-            self.note_on(&leg, || "nothing that a call begins, is answered or ends with".into());
+            self.note_on(&leg, || "nothing is sent: no call begins, is answered or ends by it".into());
         }
         if let Some(explaining) = &mut self.explains {
-            "later".clone_into(&mut explaining.event);
+            "meanwhile".clone_into(&mut explaining.event);
         }
     }
 }

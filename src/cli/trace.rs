@@ -23,7 +23,7 @@ const CHUNK: usize = 256 * 1024;
 pub(super) struct Trace {
     /// The recording: bytes as they came from the socket, plain format; `-` reads standard input
     file: PathBuf,
-    /// Also say what every leg was taken for, and why
+    /// Also say, on standard error, what every leg was taken for and why, and of every event why it is sent or not
     #[arg(long)]
     explain: bool,
 }
@@ -120,7 +120,7 @@ impl Story {
         while let Some(output) = self.tracker.poll_output() {
             match output {
                 Output::News(news) => print(&news.event.body()),
-                Output::Note { leg, text } => say(&format!("# {leg}: {text}")),
+                Output::Note { leg, text } => say(&format!("# {leg} {text}")),
             }
         }
     }

@@ -63,7 +63,7 @@ impl Tracker {
                 self.dialled_out(key, dialler, at);
             }
             (_, _, Some(Sponsor::Call(call))) => {
-                self.note(key, || format!("it belongs to call {call} and opens none of its own"));
+                self.note(key, || format!("it belongs to call {call}: nothing is sent"));
                 if let Some(leg) = self.book.leg_mut(key) {
                     leg.within = Some(call);
                 }
@@ -72,7 +72,7 @@ impl Tracker {
                 self.dialled_inside(key, dialler, at)
             }
             (Side::Ours, _, None | Some(Sponsor::Person(_))) => {
-                self.note(key, || "no call yet: one begins when it reaches the outside".into());
+                self.note(key, || "nothing is sent: a call begins when it reaches the outside".into());
             }
             (Side::Plumbing, _, None | Some(Sponsor::Person(_))) => {}
         }
@@ -148,7 +148,9 @@ impl Tracker {
     fn dialled_inside(&mut self, key: LegKey, dialler: LegKey, at: UnixMillis) {
         let Some(person) = self.book.leg(dialler) else { return };
         if !self.settings.internal {
-            return self.note(key, || "one of our people calls another: internal calls are not told".into());
+            return self.note(key, || {
+                "nothing is sent: one of our people calls another, and internal calls are not told".into()
+            });
         }
         if let Some(id) = person.calls_inside.clone() {
             self.note(key, || format!("it is rung by the internal call {id}: nothing is sent"));
@@ -235,6 +237,9 @@ impl Tracker {
             call.tried = Some(cause);
         }
         self.dialler_ended(dialled, witness, at);
+        if !self.has_noted() {
+            self.note(key, || format!("nothing is sent: no call ends with this leg ({})", witness.cause));
+        }
     }
 
     /// An outside leg of a call ended. Inbound, and once answered, that is the call's end.
@@ -242,7 +247,7 @@ impl Tracker {
         let Some(call) = self.book.call_mut(id) else { return };
         call.parties.retain(|k| *k != key);
         if !call.parties.is_empty() {
-            return self.note(key, || format!("call {id} goes on with another leg"));
+            return self.note(key, || format!("nothing is sent: call {id} goes on with another leg"));
         }
         let telling = self.settings.causes.telling(&witness.cause);
         let (direction, gave_up) = (call.direction, call.gave_up);
@@ -251,7 +256,7 @@ impl Tracker {
             if let Some(call) = self.book.call_mut(id) {
                 call.failed = telling;
             }
-            self.note(key, || format!("call {id} waits: another trunk may be tried"));
+            self.note(key, || format!("nothing is sent yet: another trunk may be tried for call {id}"));
             self.book.wait(id, at.after(FAILOVER_MAX));
             return;
         }
@@ -307,7 +312,11 @@ impl Tracker {
                 self.settings.causes.judge(&ending)
             }
         };
-        self.note_on(id.as_str(), || format!("the call is over, {because}: hangup is sent with {cause}"));
+        self.note_on(id.as_str(), || {
+            let own = Some(&ending.own).filter(|own| !own.is_empty());
+            let leg = own.map(|own| format!(" (its leg ended with {own})")).unwrap_or_default();
+            format!("the call is over{leg}; {because}: hangup is sent with {cause}")
+        });
         self.tell(id, &call, What::Hangup { cause }, "hangup", at);
     }
 
@@ -316,11 +325,14 @@ impl Tracker {
         self.mailbox_on(key, event, at);
         let pairs = self.book.connected(key);
         if pairs.is_empty() {
-            self.note(key, || "it is connected to nobody who has answered".into());
+            self.note(key, || "nothing is sent: it is connected to nobody who has answered".into());
         }
         for (a, b) in pairs {
             self.met(a, b, at);
             self.met(b, a, at);
+        }
+        if !self.has_noted() {
+            self.note(key, || "nothing is sent: nobody new is connected to an outside party".into());
         }
     }
 
@@ -338,10 +350,9 @@ impl Tracker {
         if call.internal && person.side != Side::Ours {
             return;
         }
-        // Two callers who are put together are no answer to either.
-        let is_caller =
-            |c: &CallId| *c == id || self.book.call(c).is_some_and(|c| c.direction == Direction::In);
-        if person.party_of.as_ref().is_some_and(is_caller) {
+        // Two callers who are put together are no answer to either, nor is the other trunk of one call.
+        let is_caller = person.side == Side::Outside && person.way == Way::Inbound;
+        if is_caller || person.party_of.as_ref() == Some(&id) {
             return self.note(other, || format!("it is no person of ours to call {id}: nothing is sent"));
         }
         let agent = self.agent(person);
