@@ -84,7 +84,7 @@ async fn running_or_stopped_the_words_are_the_same() {
 
     // Put back while it is stopped, delivered once it runs.
     let said = ask(&["queue", "replay", "--dead"]);
-    assert_eq!((said.code, said.err.as_str()), (Some(0), "1 dead letters put back into the queue\n"));
+    assert_eq!((said.code, said.err.as_str()), (Some(0), "1 event put back into the queue\n"));
     road.zammad.clear_faults();
     road.zammad.restart().unwrap();
     let mut program = Program::start(&args, &[]);

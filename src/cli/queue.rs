@@ -189,7 +189,8 @@ fn told(rows: &[Value], verb: &str) -> Result<ExitCode, Failure> {
     for row in rows {
         print(&line(row));
     }
-    say(&format!("{} event(s) {verb}", rows.len()));
+    let events = if rows.len() == 1 { "event" } else { "events" };
+    say(&format!("{} {events} {verb}", rows.len()));
     Ok(ExitCode::SUCCESS)
 }
 
