@@ -17,7 +17,7 @@ use super::raw::{
 };
 use super::secret::Password;
 use super::values::{Address, CauseName, Extension, LogLevel, Number, SwitchName, ZammadName};
-use super::{Agent, Calls, Config, CtiUrl, Delivery, Log, QueueName, SwitchConfig, ZammadConfig};
+use super::{Agent, Calls, Config, CtiUrl, Delivery, Log, QueueName, SwitchConfig, WhenFull, ZammadConfig};
 use crate::call::cause::{ROWS, find};
 use crate::call::leg::{Side, Way};
 use crate::call::number::{Country, UnknownCountry};
@@ -390,6 +390,12 @@ fn delivery(raw: &RawDelivery, report: &mut Report) -> Option<Delivery> {
     let late_after_s = of(&raw.late_after_s, "late_after_s", 1..=86_400, 60);
     let backlog_per_s = of(&raw.backlog_per_s, "backlog_per_s", 1..=10_000, 100);
     let max_age_d = of(&raw.max_age_d, "max_age_d", 1..=3_650, 30);
+    let max_events = of(&raw.max_events, "max_events", 1_000..=100_000_000, 1_000_000);
+    let fulls = [("drop-new", WhenFull::DropNew), ("drop-old", WhenFull::DropOld)];
+    let when_full = match &raw.when_full {
+        Some(given) => one_of(given, "delivery.when_full", &fulls, report),
+        None => Some(WhenFull::DropNew),
+    };
     let policies = [
         ("deliver", LatePolicy::Deliver),
         ("missed-only", LatePolicy::MissedOnly),
@@ -419,6 +425,8 @@ fn delivery(raw: &RawDelivery, report: &mut Report) -> Option<Delivery> {
         late_policy: late_policy?,
         backlog_per_s: u32::try_from(backlog_per_s?).ok().and_then(NonZeroU32::new)?,
         max_age: Duration::from_hours(24 * max_age_d?),
+        max_events: max_events?,
+        when_full: when_full?,
     })
 }
 

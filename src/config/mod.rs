@@ -189,6 +189,20 @@ pub struct Delivery {
     pub backlog_per_s: NonZeroU32,
     /// Events older than this are given up.
     pub max_age: Duration,
+    /// Most events that wait, over all Zammads.
+    pub max_events: u64,
+    /// Which events go when it is full.
+    pub when_full: WhenFull,
+}
+
+/// Which events go when the queue is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// What happens now is not taken in.
+    #[default]
+    DropNew,
+    /// The oldest events go.
+    DropOld,
 }
 
 /// Which calls are told.

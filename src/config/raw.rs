@@ -108,6 +108,8 @@ pub(super) struct RawDelivery {
     pub(super) late_policy: Option<Given<String>>,
     pub(super) backlog_per_s: Option<Given<i64>>,
     pub(super) max_age_d: Option<Given<i64>>,
+    pub(super) max_events: Option<Given<i64>>,
+    pub(super) when_full: Option<Given<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -238,6 +240,8 @@ fn delivery(s: &mut Section<'_, '_>) -> RawDelivery {
         late_policy: s.text("late_policy"),
         backlog_per_s: s.count("backlog_per_s"),
         max_age_d: s.count("max_age_d"),
+        max_events: s.count("max_events"),
+        when_full: s.text("when_full"),
     }
 }
 
