@@ -1,5 +1,7 @@
 //! A recording in, the events out: every recording of a real FreeSWITCH against what a person watching said.
 
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
 mod common;
 
 use std::sync::Arc;
