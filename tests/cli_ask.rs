@@ -58,7 +58,7 @@ async fn running_or_stopped_the_words_are_the_same() {
         &["queue", "replay", "--call", "nothing"],
         &["queue", "replay", "77"],
     ];
-    let answers = || questions.map(|words| ask(words)).map(|said| (said.code, said.out, said.err));
+    let answers = || questions.map(&ask).map(|said| (said.code, said.out, said.err));
     let running = answers();
     let status = ask(&["status"]);
     assert_eq!(status.code, Some(0), "{status:?}");

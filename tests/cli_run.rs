@@ -49,7 +49,8 @@ async fn flags_environment_or_file_are_enough_each_alone() {
     std::fs::write(&file, text).unwrap();
     let (by_flags, flagged) = (dir("by-flags"), ["run"]);
     let flagged = [&flagged[..], &flags(&url, &address, &by_flags)].concat();
-    let ways: [(&[&str], &[(&str, &str)]); 3] =
+    type Way<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)]);
+    let ways: [Way<'_>; 3] =
         [(&flagged, &[]), (&["run"], &by_environment), (&["run", "--config", file.to_str().unwrap()], &[])];
     for (number, (args, environment)) in ways.into_iter().enumerate() {
         let mut program = Program::start(args, environment);
@@ -207,7 +208,16 @@ async fn a_killed_process_finishes_its_calls_when_it_is_started_again() {
             road.play(&piece).await;
             heard += piece.events().iter().filter(|e| is_subscribed(e)).count() as u64;
         }
-        until("all was heard", || status(&road)["switches"][0]["events"].as_u64() >= Some(heard)).await;
+        // What was read but is not on disk yet dies with the process: some of these calls are told as what the switch
+        // still shows of them. Two answers that are the same mean that it has caught up.
+        let mut before = Value::Null;
+        until("all was heard", || {
+            let now = status(&road);
+            let caught_up = now["calls"] == before && now["switches"][0]["events"].as_u64() >= Some(heard);
+            before = now["calls"].clone();
+            caught_up
+        })
+        .await;
         if round + 1 < rounds {
             program.kill();
             continue;
@@ -255,10 +265,10 @@ fn finished(road: &Road, scenes: &[(Recording, Value, String)], unsure: &[String
         if rows.iter().any(|row| unsure.contains(&row.call_id)) {
             continue;
         }
-        // Who answered is told once more, without identity, if the answer's fate was unknown; the rest must stand.
+        // Who answered may be known no more; that it was missed or answered, and is over, must stand.
         let wrong: Vec<String> = differences(&rows, &seen, want)
             .into_iter()
-            .filter(|d| d.starts_with("missed") || d.starts_with("it is left") || d.starts_with("cause"))
+            .filter(|d| d.starts_with("missed") || d.starts_with("it is left"))
             .collect();
         assert!(wrong.is_empty(), "{name}: {wrong:?} {rows:#?}");
     }

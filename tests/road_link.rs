@@ -35,7 +35,7 @@ async fn a_cut_link_over_which_nothing_was_missed_changes_nothing() {
     let road = Road::new();
     let daemon = road.daemon().await;
     let mut told = 0;
-    for (round, eighths) in [1, 3, 4, 6].into_iter().enumerate() {
+    for (round, eighths) in [1, 2, 3, 4, 5, 6].into_iter().enumerate() {
         let scenes = scenes(&road.switch, "captures", &format!("n{round}"), eighths, 0);
         let heard = daemon.live().switches[0].2.borrow().events;
         begin(&daemon, &road, &scenes, heard).await;
@@ -270,6 +270,7 @@ fn compare(road: &Road, scenes: &[Scene]) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Every other recording, so that two rounds have each; cut after so many eighths, with a gap of so many.
 fn scenes(switch: &Switch, folder: &str, suffix: &str, eighths: usize, gap: usize) -> Vec<Scene> {
     let mut expected = common::expected(folder);
     let scene = |(name, bytes): (String, Vec<u8>)| {
@@ -280,7 +281,7 @@ fn scenes(switch: &Switch, folder: &str, suffix: &str, eighths: usize, gap: usiz
         let (gap, after) = rest.split_at(count * gap / 8);
         Some(Scene { name, whole, before, gap, after, want })
     };
-    common::recordings(folder).into_iter().filter_map(scene).collect()
+    common::recordings(folder).into_iter().skip(eighths % 2).step_by(2).filter_map(scene).collect()
 }
 
 fn calls(scenes: &[Scene]) -> usize {

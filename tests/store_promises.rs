@@ -250,7 +250,7 @@ async fn a_second_opener_is_told_who_holds_the_store() {
     let refused = Store::open(dir.path(), limits()).unwrap_err();
     assert!(matches!(refused, StoreError::Locked { .. }), "{refused}");
     assert!(!refused.is_permanent());
-    assert!(refused.to_string().contains("held by another process"), "{refused}");
+    assert!(refused.to_string().contains("in use by another process"), "{refused}");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ pub(crate) fn recordings(folder: &str) -> Vec<(String, Vec<u8>)> {
     let folder = tests().join(folder);
     let mut found: Vec<(String, Vec<u8>)> = fs::read_dir(&folder)
         .unwrap_or_else(|why| panic!("{}: {why}", folder.display()))
-        .map(|entry| entry.unwrap().path())
+        .map(|entry| entry.expect("the folder can be read").path())
         .filter_map(|path| {
             let name = path.file_name()?.to_str()?.strip_suffix(".esl.gz")?.to_owned();
             Some((name, unpack(&path)))

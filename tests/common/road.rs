@@ -152,7 +152,7 @@ fn row_differences(row: &Row, seen: &[Seen], want: &Value) -> Vec<String> {
     let inbound = row.direction == "in";
     let answers = answers(seen, &row.call_id);
     if inbound {
-        let right = choices(&want["answers"]).iter().any(|choice| *choice == answers);
+        let right = choices(&want["answers"]).contains(&answers);
         claim(right, format!("answered by {answers:?}, expected {}", want["answers"]));
         let last = answers.last();
         claim(row.to_comment.as_ref() == last, format!("shown as {:?}, expected {last:?}", row.to_comment));
