@@ -18,8 +18,8 @@ use crate::cti::client::{Client, ClientError};
 use crate::edge::clock;
 use crate::edge::control::{self, Live};
 use crate::edge::drain::{self, Drain, DrainState};
-use crate::edge::intake::{self, Board};
-use crate::edge::listener::{self, LinkState};
+use crate::edge::intake::{self, Board, Bound, ToDrain};
+use crate::edge::listener::{self, Ask, LinkState};
 use crate::esl::session::{Fault, Login};
 use crate::queue::breaker::Link;
 use crate::queue::schedule::Counters;
@@ -27,8 +27,8 @@ use crate::store::{Limits, Store, StoreError};
 
 /// Delivered events that are kept, whatever their age.
 const DELIVERED_MAX: usize = 200_000;
-/// Lists of legs that may wait to be asked for.
-const WANTED: usize = 4;
+/// Questions that may wait for a switch.
+const ASKS: usize = 64;
 
 /// Why the daemon cannot start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +94,7 @@ impl Daemon {
 
         let mut live =
             Live { started: clock::now(), switches: vec![], zammads: vec![], board: board.clone() };
+        let (asks, asked): (Vec<_>, Vec<_>) = config.switches.iter().map(|_| mpsc::channel(ASKS)).unzip();
         let mut drains = JoinSet::new();
         let mut to_drains = Vec::new();
         for (zammad, client) in config.zammads.iter().zip(clients) {
@@ -101,9 +102,10 @@ impl Daemon {
             let (order, orders) = mpsc::channel(16);
             let (state, shown) = watch::channel(idle());
             let name = zammad.name.to_string();
+            to_drains.push(ToDrain { accepted: to, orders: order.clone() });
             live.zammads.push((name.clone(), zammad.url.to_string(), shown, order));
-            to_drains.push(to);
-            let drain = Drain { name, store: store.clone(), client, accepted, orders, state };
+            let end_blocked = config.calls.end_blocked_with.map(|cause| (cause, asks.clone()));
+            let drain = Drain { name, store: store.clone(), client, accepted, orders, end_blocked, state };
             drains.spawn(drain.run(
                 config.delivery.schedule(TimeZone::system(), zammad.rest_token.is_some()),
                 post.clone(),
@@ -112,8 +114,8 @@ impl Daemon {
 
         let mut listeners = JoinSet::new();
         let mut switches = Vec::new();
-        for (at, switch) in config.switches.iter().enumerate() {
-            let (wanted, asked) = mpsc::channel(WANTED);
+        let channels = asks.into_iter().zip(asked);
+        for (at, (switch, (wanted, asked))) in config.switches.iter().zip(channels).enumerate() {
             let (state, shown) = watch::channel(LinkState::new(clock::now()));
             live.switches.push((switch.name.to_string(), switch.address.to_string(), shown));
             switches.push(intake_switch(&config, switch, wanted));
@@ -128,7 +130,8 @@ impl Daemon {
         }
         drop(heard);
         intake::restore(&store, &mut switches)?;
-        let job = intake::run(store.clone(), switches, hearing, to_drains, board);
+        let bound = Bound { max_events: config.delivery.max_events, when_full: config.delivery.when_full };
+        let job = intake::run(store.clone(), switches, hearing, to_drains, bound, board);
         let intake = tokio::spawn(async move {
             if let Err(why) = job.await {
                 let _ = fail.try_send(Failure::Store(why));
@@ -224,11 +227,7 @@ pub fn link(switch: &SwitchConfig) -> listener::Settings {
     }
 }
 
-fn intake_switch(
-    config: &Config,
-    switch: &SwitchConfig,
-    wanted: mpsc::Sender<Vec<String>>,
-) -> intake::Switch {
+fn intake_switch(config: &Config, switch: &SwitchConfig, wanted: mpsc::Sender<Ask>) -> intake::Switch {
     let zammad = config.zammads.iter().position(|z| z.name == switch.zammad);
     intake::Switch {
         name: switch.name.to_string(),

@@ -276,7 +276,7 @@ impl World {
                 Output::Unguard { seq } => self.store.get_mut(&seq).unwrap().attempted = false,
                 Output::Missing { .. } => unreachable!("nothing is restored here"),
                 Output::Load { from, limit } => self.fly(None, None, Landing::Load(from, limit)),
-                Output::Link(_) => {}
+                Output::Link(_) | Output::Blocked { .. } => {}
             }
         }
     }

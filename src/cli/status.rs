@@ -90,6 +90,9 @@ fn lines(all: &Value) -> Vec<String> {
             "calls: {} going on, {} events accepted",
             calls["going_on"], calls["events_accepted"]
         ));
+        if calls["events_dropped"] != 0 {
+            lines.push(format!("  THE QUEUE IS FULL: {} events went", calls["events_dropped"]));
+        }
     }
     lines
 }

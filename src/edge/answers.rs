@@ -76,6 +76,7 @@ fn status(store: &Store, live: Option<&Live>) -> Result<Value, StoreError> {
         status["calls"] = json!({
             "going_on": figures.calls, "legs": figures.legs, "events_accepted": figures.accepted,
             "events_repeated": figures.repeated,
+            "events_dropped": figures.dropped,
         });
         status["switches"] = live
             .switches

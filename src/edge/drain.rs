@@ -11,6 +11,7 @@ use tracing::{Instrument, debug, error, info, warn};
 
 use super::clock;
 use super::intake::Accepted;
+use super::listener::Ask;
 use crate::cti::client::Client;
 use crate::cti::reply::{Done, Looked, Outcome};
 use crate::queue::breaker::Link;
@@ -64,6 +65,8 @@ pub struct Drain {
     pub accepted: mpsc::Receiver<Accepted>,
     /// What operators ask.
     pub orders: mpsc::Receiver<Order>,
+    /// The hangup cause that ends a live call whose caller is on Zammad's block list, and whom to ask for that.
+    pub end_blocked: Option<(&'static str, Vec<mpsc::Sender<Ask>>)>,
     /// For status.
     pub state: watch::Sender<DrainState>,
 }
@@ -172,6 +175,7 @@ impl Drain {
                 let client = self.client.clone();
                 jobs.spawn(async move { Finished::Looked(seq, client.look(call_id.as_str()).await) });
             }
+            Output::Blocked { call_id } => self.end_blocked_call(call_id.as_str()),
             Output::Missing { seq } => settles.push(Settle::Missing { seq: Seq(seq) }),
             Output::Probe => {
                 let client = self.client.clone();
@@ -197,6 +201,15 @@ impl Drain {
                     "Zammad takes no events until this is mended; they wait"
                 );
             }
+        }
+    }
+
+    /// Only one switch has the leg; the others answer that they do not.
+    fn end_blocked_call(&self, leg: &str) {
+        let Some((cause, switches)) = &self.end_blocked else { return };
+        for switch in switches {
+            // Full or closed means that the link is being set up: then the call goes on, as it would without us.
+            let _ = switch.try_send(Ask::End { leg: leg.to_owned(), cause });
         }
     }
 

@@ -11,11 +11,13 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::clock;
-use super::listener::{DUMP, Heard, What, not_answered};
+use super::drain::Order;
+use super::listener::{Ask, DUMP, Heard, What, not_answered};
 use crate::call::tracker::{News, Output, Tracker};
+use crate::config::WhenFull;
 use crate::esl::event::{Event, Name};
 use crate::store::state::{self, StateError};
-use crate::store::{Accepting, Pending, STATE_MAX, Seq, StateChange, Store, StoreError};
+use crate::store::{Accepting, Pending, STATE_MAX, Seq, Settle, StateChange, Store, StoreError};
 use crate::time::UnixMillis;
 
 /// Messages that may wait between the listeners and the intake.
@@ -26,6 +28,8 @@ const GROUP: usize = 512;
 const LEGS_ASKED: usize = 2000;
 /// Most events that wait until what was missed is known; some seconds of a large switch.
 const HELD_MAX: usize = 10_000;
+/// Most old events that go at once.
+const MAKE_ROOM: usize = 10_000;
 
 /// One switch, as the intake knows it.
 pub struct Switch {
@@ -38,7 +42,7 @@ pub struct Switch {
     /// Its calls.
     pub tracker: Tracker,
     /// Where to ask for legs.
-    pub wanted: mpsc::Sender<Vec<String>>,
+    pub wanted: mpsc::Sender<Ask>,
 }
 
 /// What status shows of the calls.
@@ -52,6 +56,25 @@ pub struct Figures {
     pub accepted: u64,
     /// Events that had been accepted before and were not queued again.
     pub repeated: u64,
+    /// Events that went because the queue was full.
+    pub dropped: u64,
+}
+
+/// How many events may wait, and which go when there are so many.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// Over all Zammads.
+    pub max_events: u64,
+    /// What goes.
+    pub when_full: WhenFull,
+}
+
+/// A drain, as the intake knows it.
+pub struct ToDrain {
+    /// Newly accepted events.
+    pub accepted: mpsc::Sender<Accepted>,
+    /// Orders.
+    pub orders: mpsc::Sender<Order>,
 }
 
 /// Where the intake leaves its figures.
@@ -91,7 +114,8 @@ pub async fn run(
     store: Store,
     mut switches: Vec<Switch>,
     mut heard: mpsc::Receiver<Heard>,
-    drains: Vec<mpsc::Sender<Accepted>>,
+    drains: Vec<ToDrain>,
+    bound: Bound,
     board: Board,
 ) -> Result<(), StoreError> {
     let mut resyncs: Vec<Resync> = switches.iter().map(|_| Resync::default()).collect();
@@ -107,7 +131,7 @@ pub async fn run(
                 for (switch, resync) in switches.iter_mut().zip(&mut resyncs) {
                     resync.finish(&mut switch.tracker);
                 }
-                return commit(&store, &mut switches, &drains, &board).await;
+                return commit(&store, &mut switches, &drains, bound, &board).await;
             }
             Woken::Heard(_) | Woken::Due => {}
         }
@@ -119,7 +143,7 @@ pub async fn run(
             let at = message.switch;
             handle(&mut switches[at], &mut resyncs[at], message);
         }
-        commit(&store, &mut switches, &drains, &board).await?;
+        commit(&store, &mut switches, &drains, bound, &board).await?;
     }
 }
 
@@ -195,7 +219,7 @@ fn compare(switch: &mut Switch, resync: &mut Resync, listed: Vec<String>, at: Un
         info!(switch = switch.name, ended = gone.len(), begun, "legs that changed unheard");
     }
     // Full only if the link is lost again, and then all this is asked anew.
-    let _ = switch.wanted.try_send(asked);
+    let _ = switch.wanted.try_send(Ask::Legs(asked));
 }
 
 impl Resync {
@@ -242,7 +266,8 @@ fn listed_legs(body: &[u8]) -> Option<Vec<String>> {
 async fn commit(
     store: &Store,
     switches: &mut [Switch],
-    drains: &[mpsc::Sender<Accepted>],
+    drains: &[ToDrain],
+    bound: Bound,
     board: &Board,
 ) -> Result<(), StoreError> {
     let mut accepting = Accepting::default();
@@ -268,6 +293,11 @@ async fn commit(
         legs: switches.iter().map(|s| s.tracker.legs()).sum(),
         ..*board.lock().unwrap_or_else(PoisonError::into_inner)
     };
+    let dropped = make_room(store, &mut accepting, drains, bound).await?;
+    if dropped > 0 && figures.dropped == 0 {
+        warn!(max_events = bound.max_events, policy = ?bound.when_full, "the queue is full; events are lost from now on");
+    }
+    figures.dropped += dropped;
     if !accepting.events.is_empty() || !accepting.state.is_empty() {
         let events = accepting.events.clone();
         // A store whose write failed takes no more until it is opened anew: what is not accepted is found again by
@@ -280,11 +310,48 @@ async fn commit(
             };
             figures.accepted += 1;
             // A drain that is gone finds the event in the store when it is back.
-            let _ = drains[target].send((seq, event)).await;
+            let _ = drains[target].accepted.send((seq, event)).await;
         }
     }
     *board.lock().unwrap_or_else(PoisonError::into_inner) = figures;
     Ok(())
+}
+
+/// Keeps the queue within its bound. How many events went.
+///
+/// The state of the calls is kept in any case: a call whose beginning was not taken in still ends, and Zammad is told
+/// of it anew by the drain's self-heal.
+async fn make_room(
+    store: &Store,
+    accepting: &mut Accepting,
+    drains: &[ToDrain],
+    bound: Bound,
+) -> Result<u64, StoreError> {
+    let new = accepting.events.len() as u64;
+    let waiting = store.counts().pending;
+    if new == 0 || waiting + new <= bound.max_events {
+        return Ok(0);
+    }
+    match bound.when_full {
+        WhenFull::DropNew => {
+            accepting.events.clear();
+            Ok(new)
+        }
+        WhenFull::DropOld => {
+            // Some more than needed, so that not every event from now on does this again.
+            let count = usize::try_from(new + bound.max_events / 100).unwrap_or(usize::MAX).min(MAKE_ROOM);
+            let reader = store.clone();
+            let oldest = tokio::task::spawn_blocking(move || reader.pending_from(Seq(0), count)).await;
+            let seqs: Vec<Seq> =
+                oldest.unwrap_or(Err(StoreError::Closed))?.into_iter().map(|(seq, _)| seq).collect();
+            for drain in drains {
+                // A drain that is stopping finds them gone at the next start.
+                let _ = drain.orders.send(Order::Removed(seqs.clone())).await;
+            }
+            store.settle(seqs.iter().map(|seq| Settle::Removed { seq: *seq }).collect()).await?;
+            Ok(seqs.len() as u64)
+        }
+    }
 }
 
 /// A family with some thousand legs is forgotten rather than in the way of everything else.

@@ -36,6 +36,23 @@ pub const CHANNELS: &str = "show channels as json";
 /// How a leg is asked for; its name follows.
 pub const DUMP: &str = "uuid_dump ";
 
+/// How a leg is ended; its name and a cause follow.
+const KILL: &str = "uuid_kill ";
+
+/// What others ask of a switch.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    /// How these legs are; the answers are told, then [`What::Synced`].
+    Legs(Vec<String>),
+    /// That this leg is ended, with this hangup cause.
+    End {
+        /// Unique-ID.
+        leg: String,
+        /// As FreeSWITCH names it.
+        cause: &'static str,
+    },
+}
+
 /// Which switch, and how to reach it.
 #[derive(Clone)]
 pub struct Settings {
@@ -127,7 +144,7 @@ pub async fn run(
     settings: Settings,
     switch: usize,
     intake: mpsc::Sender<Heard>,
-    mut wanted: mpsc::Receiver<Vec<String>>,
+    mut wanted: mpsc::Receiver<Ask>,
     state: watch::Sender<LinkState>,
     stop: CancellationToken,
 ) -> Result<(), Fault> {
@@ -197,7 +214,7 @@ pub async fn try_login(settings: &Settings) -> Result<(), String> {
         while let Some(heard) = heard.recv().await {
             match heard.what {
                 // Whether legs may be asked for shows with any.
-                What::Channels(_) => drop(ask.try_send(vec![NO_LEG.to_owned()])),
+                What::Channels(_) => drop(ask.try_send(Ask::Legs(vec![NO_LEG.to_owned()]))),
                 What::Refused { command, said } => return Err(not_answered(command, &said)),
                 What::Synced => break,
                 What::Event(_) | What::Listening | What::Leg(_) | What::Gone(_) => {}
@@ -263,13 +280,13 @@ struct Connection<'a> {
 
 enum Woken {
     Frame(Option<Result<crate::esl::frame::Frame, FrameError>>),
-    Wanted(Option<Vec<String>>),
+    Wanted(Option<Ask>),
     Timeout,
 }
 
 impl Connection<'_> {
     /// From connect to the end.
-    async fn live(&mut self, wanted: &mut mpsc::Receiver<Vec<String>>) -> End {
+    async fn live(&mut self, wanted: &mut mpsc::Receiver<Ask>) -> End {
         let address = &self.settings.address;
         let no = |why: String| End::NoConnection { address: address.clone(), why };
         let stream = match tokio::time::timeout(CONNECT_MAX, TcpStream::connect(address)).await {
@@ -289,7 +306,7 @@ impl Connection<'_> {
             // What has come in while we waited for the disk must not be taken for silence.
             let woken = tokio::select! {
                 biased;
-                legs = wanted.recv() => Woken::Wanted(legs),
+                ask = wanted.recv() => Woken::Wanted(ask),
                 frame = frames.next() => Woken::Frame(frame),
                 () = clock::wait_until(session.poll_timeout()) => Woken::Timeout,
             };
@@ -301,7 +318,17 @@ impl Connection<'_> {
                 Woken::Frame(None) => return End::Eof,
                 Woken::Timeout => session.handle_timeout(now),
                 Woken::Wanted(None) => return End::Stopping,
-                Woken::Wanted(Some(legs)) => {
+                Woken::Wanted(Some(_)) if !session.is_listening() => {} // the leg is asked for anew, or has ended
+                Woken::Wanted(Some(Ask::End { leg, cause })) => {
+                    info!(
+                        switch = self.settings.name,
+                        leg, cause, "ending the call of a caller on Zammad's block list"
+                    );
+                    if session.ask(&format!("{KILL}{leg} {cause}")).is_err() {
+                        warn!(switch = self.settings.name, "a leg's name cannot be sent, so it is not ended");
+                    }
+                }
+                Woken::Wanted(Some(Ask::Legs(legs))) => {
                     for leg in legs {
                         dumps += usize::from(session.ask(&format!("{DUMP}{leg}")).is_ok());
                     }
@@ -351,6 +378,15 @@ impl Connection<'_> {
                         What::Channels(body)
                     };
                     self.tell(what, now).await;
+                }
+                Output::Answer { asked, body } if asked.starts_with(KILL) => {
+                    if body.starts_with(b"-ERR") && !body.starts_with(b"-ERR No such channel") {
+                        warn!(
+                            switch = self.settings.name,
+                            said = first_line(&body),
+                            "the switch does not end a blocked call"
+                        );
+                    }
                 }
                 Output::Answer { asked, body } => {
                     let leg = asked.strip_prefix(DUMP).unwrap_or_default();

@@ -176,6 +176,12 @@ impl Session {
         Ok(())
     }
 
+    /// Whether it has logged in and subscribed, and is not over.
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        self.stage == Stage::Listening
+    }
+
     /// The moment of [`Session::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: UnixMillis) {
         match self.stage {

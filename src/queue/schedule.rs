@@ -84,6 +84,11 @@ pub enum Output {
         /// Which event.
         seq: u64,
     },
+    /// The caller of this call, which goes on now, is on Zammad's block list.
+    Blocked {
+        /// Which call.
+        call_id: CallId,
+    },
     /// Zammad had lost this restored event's call: from now on it is one like any other.
     Missing {
         /// Which event.
@@ -516,7 +521,14 @@ impl Schedule {
 
     fn posted(&mut self, id: &CallId, item: &Item, verdict: Verdict, now: UnixMillis) {
         match verdict {
-            Verdict::Done(done) => self.finish(id, Fate::Delivered(done), now),
+            Verdict::Done(done) => {
+                // Of a call that is told late nobody should be surprised now; it may be over.
+                let live = now.since(item.happened) < self.settings.lateness.after && !self.lines[id].burst;
+                if live && matches!(done, Done::Rejected { .. }) {
+                    self.outputs.push_back(Output::Blocked { call_id: id.clone() });
+                }
+                self.finish(id, Fate::Delivered(done), now);
+            }
             Verdict::RowUnknown(why) => {
                 if self.retell(id, &why, Last::Dead, now) {
                     let line = self.line(id);
