@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +21,8 @@ use crate::edge::drain::{self, Drain, DrainState};
 use crate::edge::intake::{self, Board};
 use crate::edge::listener::{self, LinkState};
 use crate::esl::session::{Fault, Login};
-use crate::queue::schedule::{Counters, Link};
+use crate::queue::breaker::Link;
+use crate::queue::schedule::Counters;
 use crate::store::{Limits, Store, StoreError};
 
 /// Delivered events that are kept, whatever their age.
@@ -102,7 +104,10 @@ impl Daemon {
             live.zammads.push((name.clone(), zammad.url.to_string(), shown, order));
             to_drains.push(to);
             let drain = Drain { name, store: store.clone(), client, accepted, orders, state };
-            drains.spawn(drain.run(config.delivery.schedule(), post.clone()));
+            drains.spawn(drain.run(
+                config.delivery.schedule(TimeZone::system(), zammad.rest_token.is_some()),
+                post.clone(),
+            ));
         }
 
         let mut listeners = JoinSet::new();
@@ -179,6 +184,10 @@ fn joined(name: &str, end: Result<(), tokio::task::JoinError>) {
 fn clients(config: &Config) -> Result<Vec<Client>, Failure> {
     let client = |zammad: &ZammadConfig| {
         Client::new(zammad.url.expose(), &zammad.tls, zammad.timeout)
+            .map(|client| match &zammad.rest_token {
+                Some(token) => client.with_rest_token(token.expose()),
+                None => client,
+            })
             .map_err(|why| Failure::Zammad { name: zammad.name.to_string(), why })
     };
     config.zammads.iter().map(client).collect()

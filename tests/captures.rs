@@ -1,5 +1,7 @@
 //! A recording in, the events out: every recording of a real FreeSWITCH against what a person watching said.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::sync::Arc;

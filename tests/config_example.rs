@@ -12,7 +12,8 @@ use freeswitch_zammad::config::{Config, Environment, Loaded, Overrides, known_ke
 const EXAMPLE: &str = include_str!("../systemd/config.example.toml");
 
 /// Pairs of which a file may have only one.
-const ALTERNATIVES: [(&str, &str); 2] = [("password", "password_file"), ("url", "url_file")];
+const ALTERNATIVES: [(&str, &str); 3] =
+    [("password", "password_file"), ("url", "url_file"), ("rest_token", "rest_token_file")];
 
 #[test]
 fn the_example_as_it_is_changes_nothing() {
@@ -37,7 +38,9 @@ fn every_commented_key_can_be_uncommented() {
         assert_eq!(config.state_dir, defaults.state_dir);
         assert_eq!(config.country, defaults.country);
         assert_eq!(config.delivery, defaults.delivery);
-        assert_eq!(config.calls, defaults.calls);
+        assert_eq!(config.calls.report_internal, defaults.calls.report_internal);
+        assert_eq!(config.calls.end_blocked_with, Some("CALL_REJECTED"));
+        assert_eq!((config.routes.len(), config.routes[0].zammad.as_str()), (1, "main"));
         assert_eq!(config.log, defaults.log);
         assert_eq!(config.zammads[0].name, defaults.zammads[0].name);
         assert_eq!(config.zammads[0].timeout, defaults.zammads[0].timeout);
@@ -105,6 +108,7 @@ fn load(text: &str, variables: &[(&str, &str)]) -> Loaded {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "zammad-url", SECRETS[0].1);
     write(folder.path(), "freeswitch-password", SECRETS[1].1);
+    write(folder.path(), "zammad-rest-token", "a-rest-token");
     write(folder.path(), "zammad-ca.pem", "-----BEGIN CERTIFICATE-----\n");
     let text = text.replace("/etc/freeswitch-zammad/", &format!("{}/", folder.path().display()));
     write(folder.path(), "config.toml", &text);

@@ -135,11 +135,11 @@ fn the_schedule_is_run_by_the_delivery_table() {
     let config = load(
         "[[switch]]\npassword = \"x\"\n[delivery]\nconcurrency = 3\nretry_wait_ms_min = 70\nretry_wait_ms_max = 8000\nlate_after_s = 90\n",
     );
-    let settings = config.delivery.schedule();
+    let settings = config.delivery.schedule(jiff::tz::TimeZone::UTC, false);
     assert_eq!(settings.concurrency, 3);
     assert_eq!(settings.backoff.min, Duration::from_millis(70));
     assert_eq!(settings.backoff.max, Duration::from_secs(8));
-    assert_eq!(settings.late_after, Duration::from_secs(90));
+    assert_eq!(settings.lateness.after, Duration::from_secs(90));
 }
 
 fn load(text: &str) -> Config {

@@ -1,5 +1,6 @@
 //! The recordings inside the program are the ones of `tests/captures`, trimmed to what is read.
 //! After a change of the headers: `BLESS=1 cargo test --test demo_recordings`.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

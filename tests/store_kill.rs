@@ -141,5 +141,7 @@ fn event(n: u64) -> Pending {
         happened: UnixMillis(n),
         answered: false,
         attempt: None,
+        held: false,
+        restored: false,
     }
 }

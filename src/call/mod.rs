@@ -14,6 +14,7 @@ pub mod leg;
 pub mod model;
 pub mod number;
 pub mod people;
+pub mod route;
 pub mod rule;
 pub mod tracker;
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{Common, Failure, print};
+use super::{Common, Failure, print, say};
 use crate::call::cause::{ROWS, UNKNOWN, Weight, find};
 use crate::config::Needs;
 
@@ -56,11 +56,15 @@ pub(super) fn run(cause: &Cause, common: &Common) -> Result<ExitCode, Failure> {
             let (cti, weight) = table.look_up(&upper);
             if weight == Weight::Tells {
                 print(&format!("{upper}: not one of FreeSWITCH's, but the configuration makes it {cti}."));
-                return Ok(ExitCode::SUCCESS);
+            } else {
+                say(&format!(
+                    "warning: {upper} is no hangup cause of FreeSWITCH; `freeswitch-zammad cause` lists them"
+                ));
+                print(&format!(
+                    "{upper}: an unanswered call that ends with it is reported as {UNKNOWN}, unless something else says why."
+                ));
             }
-            Err(Failure::new(format!(
-                "{name} is no hangup cause of FreeSWITCH; `freeswitch-zammad cause` lists them. A call that ends with an unknown one is reported as {UNKNOWN} unless something else says why"
-            )))
+            Ok(ExitCode::SUCCESS)
         }
     }
 }

@@ -55,7 +55,9 @@ fn report(what: &str, result: Result<&str, String>) -> bool {
 }
 
 async fn log_in(switch: &SwitchConfig) -> Result<&'static str, String> {
-    listener::try_login(&link(switch)).await.map(|()| "logged in, and the events may be subscribed")
+    listener::try_login(&link(switch))
+        .await
+        .map(|()| "logged in; its events and its list of calls may be had")
 }
 
 async fn probe(zammad: &ZammadConfig) -> Result<&'static str, String> {
@@ -63,10 +65,13 @@ async fn probe(zammad: &ZammadConfig) -> Result<&'static str, String> {
         Client::new(zammad.url.expose(), &zammad.tls, zammad.timeout).map_err(|why| why.to_string())?;
     match judge_probe(&client.probe().await) {
         Verdict::Done(_) => Ok("takes events: the integration is on and the token is right"),
-        Verdict::Away { why, .. }
+        Verdict::Away { why, .. } => Err(format!(
+            "nothing there answers as Zammad does ({why}): is Zammad running there? If it is elsewhere, correct the host or the port of the URL ({})",
+            zammad.url.host()
+        )),
+        Verdict::Misconfigured(why)
         | Verdict::Unsure(why)
         | Verdict::RowUnknown(why)
-        | Verdict::Misconfigured(why)
         | Verdict::Refused(why) => Err(why),
     }
 }

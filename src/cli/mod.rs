@@ -4,6 +4,7 @@
 //! 0 done; 1 it did not work; 2 the command line is wrong; 3 the daemon is not running (`status`);
 //! 78 only a change of the configuration can help, and starting again would fail the same way.
 
+mod ask;
 mod cause;
 mod check;
 mod demo;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, ConfigError, DEFAULT_FILE, Environment, Loaded, Needs, Overrides, Secret};
 
@@ -45,8 +47,12 @@ enum Command {
     Demo(demo::Demo),
     /// How the daemon, its links and its queue are
     Status(status::Status),
-    /// Look into the queue, and put dead letters back
+    /// Look into the queue; replay, hold, delete, export, import
     Queue(queue::Queue),
+    /// Stop posting to Zammad; events wait
+    Pause(queue::Pause),
+    /// Go on posting
+    Resume(queue::Pause),
     /// What would be posted for a recorded event stream: one JSON object per line
     Trace(trace::Trace),
     /// Write what the switch sends to a file, for a bug report or for trace
@@ -97,6 +103,10 @@ impl Failure {
         Self { why: why.to_string(), code: 1 }
     }
 
+    fn usage(why: impl Display) -> Self {
+        Self { why: why.to_string(), code: 2 }
+    }
+
     fn permanent(why: impl Display) -> Self {
         Self { why: why.to_string(), code: EX_CONFIG }
     }
@@ -119,6 +129,8 @@ pub fn main() -> ExitCode {
         Command::Demo(demo) => demo::run(&demo),
         Command::Status(status) => status::run(&status, common),
         Command::Queue(queue) => queue::run(&queue, common),
+        Command::Pause(which) => queue::pause(&which, true, common),
+        Command::Resume(which) => queue::pause(&which, false, common),
         Command::Trace(trace) => trace::run(&trace, common),
         Command::Record(record) => record::run(&record, common),
         Command::Cause(cause) => cause::run(&cause, common),
@@ -164,6 +176,16 @@ fn say(line: &str) {
 fn print(line: &str) {
     if writeln!(std::io::stdout().lock(), "{line}").is_err() {
         std::process::exit(0);
+    }
+}
+
+/// Returns on SIGTERM or SIGINT.
+async fn asked_to_stop() {
+    let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can always be watched");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can always be watched");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
 }
 

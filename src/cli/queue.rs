@@ -1,15 +1,20 @@
-//! `queue`: what waits, what was delivered, what never could be; and putting dead letters back.
+//! `queue`, `pause`, `resume`: what waits, what was delivered, what never could be; and an operator's orders.
 
+use std::io::{BufRead, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
-use super::{Common, Failure, print, runtime, say};
-use crate::config::{Config, Needs};
-use crate::daemon::limits;
-use crate::edge::control::{self, Kind, Request};
-use crate::store::Store;
+use super::ask::question;
+use super::{Common, Failure, print, say};
+use crate::edge::clock;
+use crate::edge::control::{Kind, Request, Selection};
+
+/// Rows asked for, or given, at once.
+const PAGE: usize = 500;
 
 #[derive(Args)]
 pub(super) struct Queue {
@@ -36,20 +41,52 @@ enum Command {
         /// Position or callId
         id: String,
     },
-    /// Put dead letters back into the queue
+    /// Put events back into the queue: dead letters, or delivered ones for a Zammad that has lost them
     Replay {
         /// Every dead letter
-        #[arg(long, required_unless_present_any = ["call", "seqs"])]
+        #[arg(long, required_unless_present_any = ["call", "since", "seqs"])]
         dead: bool,
-        /// Only those of this call
-        #[arg(long, value_name = "CALLID")]
-        call: Option<String>,
-        /// Only those at these positions
-        seqs: Vec<u64>,
+        /// Delivered events since then, for a Zammad restored from a backup: `2026-11-23 08:00`, `2h`, or RFC 3339.
+        /// Calls that Zammad still has are left alone.
+        #[arg(long, value_name = "T")]
+        since: Option<String>,
+        #[command(flatten)]
+        these: These,
         /// Only say what would be put back
         #[arg(long)]
         dry_run: bool,
     },
+    /// Make events wait
+    Hold(These),
+    /// Let held events go on
+    Release(These),
+    /// Forget events, whatever became of them
+    Delete(These),
+    /// Every row as JSON lines, whole: to standard output, or to a file
+    Export {
+        /// Where to; standard output without one
+        file: Option<PathBuf>,
+    },
+    /// Take exported rows in; those that are known already are passed over
+    Import {
+        /// The file; `-` reads standard input
+        file: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct These {
+    /// Events of this call
+    #[arg(long, value_name = "CALLID")]
+    call: Option<String>,
+    /// Events at these positions
+    seqs: Vec<u64>,
+}
+
+#[derive(Args)]
+pub(super) struct Pause {
+    /// Which Zammad; all without one
+    zammad: Option<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -61,80 +98,202 @@ enum Which {
 
 pub(super) fn run(queue: &Queue, common: &Common) -> Result<ExitCode, Failure> {
     match &queue.command {
-        Command::List { which, limit, json } => {
-            let kind = match which {
-                Which::Pending => Kind::Pending,
-                Which::Dead => Kind::Dead,
-                Which::Delivered => Kind::Delivered,
-            };
-            let rows = question(common, Request::List { kind, limit: *limit })?;
-            if !json && !rows.is_empty() {
-                print(&HEADING);
-            }
-            for row in &rows {
-                print(&if *json { row.to_string() } else { line(row) });
-            }
-            if rows.is_empty() && !json {
-                say("none");
-            }
-            Ok(ExitCode::SUCCESS)
+        Command::List { which, limit, json } => list(common, kind(*which), *limit, *json),
+        Command::Show { id } => show(common, id),
+        Command::Replay { dead, since, these, dry_run } => {
+            let since = since.as_deref().map(moment).transpose()?;
+            let request = Request::Replay { dead: *dead, since, these: these.selection(), dry_run: *dry_run };
+            let verb = if *dry_run { "would be put back" } else { "put back into the queue" };
+            told(&question(common, request)?, verb)
         }
-        Command::Show { id } => {
-            let rows = question(common, Request::Show { id: id.clone() })?;
-            for row in &rows {
-                print(&serde_json::to_string_pretty(row).unwrap_or_default());
-            }
-            if rows.is_empty() {
-                return Err(Failure::new(format!(
-                    "nothing is kept under {id:?}; `freeswitch-zammad queue list` shows what waits, `queue list delivered` what has gone"
-                )));
-            }
-            Ok(ExitCode::SUCCESS)
+        Command::Hold(these) => told(
+            &question(common, Request::Hold { these: these.some()?, held: true })?,
+            "wait until released",
+        ),
+        Command::Release(these) => {
+            told(&question(common, Request::Hold { these: these.some()?, held: false })?, "go on")
         }
-        Command::Replay { dead: _, call, seqs, dry_run } => {
-            let request = Request::Replay { call: call.clone(), seqs: seqs.clone(), dry_run: *dry_run };
-            let rows = question(common, request)?;
-            for row in &rows {
-                print(&line(row));
-            }
-            let done = if *dry_run { "would be put back" } else { "put back into the queue" };
-            say(&format!("{} dead letters {done}", rows.len()));
-            Ok(ExitCode::SUCCESS)
+        Command::Delete(these) => {
+            told(&question(common, Request::Delete { these: these.some()? })?, "forgotten")
         }
+        Command::Export { file } => export(common, file.as_ref()),
+        Command::Import { file } => import(common, file),
     }
 }
 
-/// Asks the running daemon or, if none runs, the store itself.
-pub(super) fn question(common: &Common, request: Request) -> Result<Vec<Value>, Failure> {
-    let config = common.load(Needs::Calls)?.config;
-    let answer = runtime()?.block_on(async {
-        let asked = control::ask(&config.state_dir, &request).await;
-        match asked.map_err(|why| Failure::new(format!("the daemon's control socket fails: {why}")))? {
-            Some(answer) => Ok(answer),
-            None => from_store(&config, request).await,
+pub(super) fn pause(pause: &Pause, paused: bool, common: &Common) -> Result<ExitCode, Failure> {
+    for answer in question(common, Request::Pause { zammad: pause.zammad.clone(), paused })? {
+        let name = answer["zammad"].as_str().unwrap_or_default();
+        print(&if paused {
+            format!("zammad {name}: paused; events wait until `resume`, or until the daemon is started again")
+        } else {
+            format!("zammad {name}: goes on")
+        });
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl These {
+    fn selection(&self) -> Selection {
+        Selection { seqs: self.seqs.clone(), call: self.call.clone() }
+    }
+
+    fn some(&self) -> Result<Selection, Failure> {
+        if self.seqs.is_empty() && self.call.is_none() {
+            return Err(Failure::usage(
+                "name events by position, or a call with --call; `queue list` shows both",
+            ));
         }
+        Ok(self.selection())
+    }
+}
+
+const fn kind(which: Which) -> Kind {
+    match which {
+        Which::Pending => Kind::Pending,
+        Which::Dead => Kind::Dead,
+        Which::Delivered => Kind::Delivered,
+    }
+}
+
+fn list(common: &Common, kind: Kind, limit: usize, json: bool) -> Result<ExitCode, Failure> {
+    let mut count = 0;
+    pages(common, kind, limit, |row| {
+        if count == 0 && !json {
+            print(&HEADING);
+        }
+        count += 1;
+        print(&if json { row.to_string() } else { line(row) });
+        Ok(())
     })?;
-    match answer.first().and_then(|a| a["error"].as_str()) {
-        Some(why) => Err(Failure::new(why)),
-        None => Ok(answer),
+    if count == 0 && !json {
+        say("none");
     }
+    Ok(ExitCode::SUCCESS)
 }
 
-async fn from_store(config: &Config, request: Request) -> Result<Vec<Value>, Failure> {
-    // Looking must not create: a mistyped directory would look like an empty queue.
-    if !config.state_dir.join("FORMAT").exists() {
+fn show(common: &Common, id: &str) -> Result<ExitCode, Failure> {
+    let rows = question(common, Request::Show { id: id.to_owned() })?;
+    for row in &rows {
+        print(&serde_json::to_string_pretty(row).unwrap_or_default());
+    }
+    if rows.is_empty() {
         return Err(Failure::new(format!(
-            "there is no store in {}; name the daemon's directory with --state-dir",
-            config.state_dir.display()
+            "nothing is kept under {id:?}; `freeswitch-zammad queue list` shows what waits, `queue list delivered` what has gone"
         )));
     }
-    let store = Store::open(&config.state_dir, limits(config)).map_err(Failure::new)?;
-    let answer = control::answer(&store, None, request).await.map_err(Failure::new)?;
-    store.close().await.map_err(Failure::new)?;
-    Ok(answer)
+    Ok(ExitCode::SUCCESS)
 }
 
-static HEADING: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+fn told(rows: &[Value], verb: &str) -> Result<ExitCode, Failure> {
+    for row in rows {
+        print(&line(row));
+    }
+    let events = if rows.len() == 1 { "event" } else { "events" };
+    say(&format!("{} {events} {verb}", rows.len()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn export(common: &Common, file: Option<&PathBuf>) -> Result<ExitCode, Failure> {
+    let mut out: Box<dyn Write> = match file {
+        None => Box::new(std::io::stdout().lock()),
+        Some(path) => Box::new(std::fs::File::create_new(path).map_err(|why| {
+            Failure::new(format!("{}: {why}; name a file that does not exist yet", path.display()))
+        })?),
+    };
+    let mut count = 0_u64;
+    for kind in [Kind::Delivered, Kind::Dead, Kind::Pending] {
+        pages(common, kind, usize::MAX, |row| {
+            count += 1;
+            progress(count, "exported");
+            writeln!(out, "{row}").map_err(|why| Failure::new(format!("the export cannot be written: {why}")))
+        })?;
+    }
+    out.flush().map_err(|why| Failure::new(format!("the export cannot be written: {why}")))?;
+    say(&format!("{count} rows exported; they hold telephone numbers"));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn import(common: &Common, file: &PathBuf) -> Result<ExitCode, Failure> {
+    let input: Box<dyn BufRead> = if file.as_os_str() == "-" {
+        Box::new(std::io::stdin().lock())
+    } else {
+        let opened = std::fs::File::open(file);
+        let opened =
+            opened.map_err(|why| Failure::new(format!("{}: {why}; name an export", file.display())))?;
+        Box::new(std::io::BufReader::new(opened))
+    };
+    let (mut rows, mut given, mut taken) = (Vec::new(), 0_u64, 0);
+    for (number, text) in (1_u64..).zip(input.lines()) {
+        let bad = |why: &dyn std::fmt::Display| {
+            Failure::new(format!(
+                "{}, line {number}: {why}; {taken} rows were taken in before it",
+                file.display()
+            ))
+        };
+        let text = text.map_err(|why| bad(&why))?;
+        if text.trim().is_empty() {
+            continue;
+        }
+        rows.push(serde_json::from_str(&text).map_err(|why| bad(&format!("no JSON ({why})")))?);
+        given += 1;
+        if rows.len() == PAGE {
+            taken += question(common, Request::Import { rows: std::mem::take(&mut rows) })?.len();
+            progress(given, "read");
+        }
+    }
+    taken += question(common, Request::Import { rows })?.len();
+    say(&format!("{taken} of {given} rows taken in; the others were known"));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Every row of a kind, up to `limit`, page by page: neither side holds more than a page.
+fn pages(
+    common: &Common,
+    kind: Kind,
+    limit: usize,
+    mut take: impl FnMut(&Value) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let (mut from, mut left) = (0, limit);
+    while left > 0 {
+        let rows = question(common, Request::List { kind, from, limit: left.min(PAGE) })?;
+        let Some(last) = rows.last().and_then(|row| row["seq"].as_u64()) else { return Ok(()) };
+        from = last + 1;
+        left -= rows.len();
+        for row in &rows {
+            take(row)?;
+        }
+    }
+    Ok(())
+}
+
+fn progress(count: u64, verb: &str) {
+    if count.is_multiple_of(10_000) {
+        say(&format!("{count} rows {verb} …"));
+    }
+}
+
+/// `2h` (ago), `2026-11-23 08:00` (here), or RFC 3339, in ms since 1970.
+fn moment(text: &str) -> Result<u64, Failure> {
+    let ago = text.parse::<jiff::Span>().ok().and_then(|span| {
+        let now = jiff::Timestamp::from_millisecond(i64::try_from(clock::now().0).ok()?).ok()?;
+        let here = now.to_zoned_datetime(jiff::tz::TimeZone::system());
+        here.checked_sub(span.abs()).ok().map(|then| then.timestamp())
+    });
+    let exact = || text.parse::<jiff::Timestamp>().ok();
+    let here = || {
+        let civil = text.parse::<jiff::civil::DateTime>().ok()?;
+        civil.to_zoned_datetime(jiff::tz::TimeZone::system()).ok().map(|then| then.timestamp())
+    };
+    let then = ago.or_else(exact).or_else(here);
+    then.and_then(|t| u64::try_from(t.as_millisecond()).ok()).ok_or_else(|| {
+        Failure::usage(format!(
+            "{text:?} is no moment; write 2h, 3d, \"2026-11-23 08:00\" or 2026-11-23T08:00:00Z"
+        ))
+    })
+}
+
+static HEADING: LazyLock<String> = LazyLock::new(|| {
     format!(
         "{:>6}  {:<24}  {:<7}  {:<3}  {:<16}  {:<16}  CALL",
         "SEQ", "HAPPENED", "EVENT", "DIR", "FROM", "TO"
@@ -146,7 +305,8 @@ fn line(row: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let detail =
         ["cause", "user", "answeringNumber"].iter().find_map(|key| body[key].as_str()).unwrap_or_default();
-    let after = ["story", "note"].iter().find_map(|key| row[key].as_str()).unwrap_or_default();
+    let held = if row["held"] == true { "HELD" } else { "" };
+    let after = ["story", "note"].iter().find_map(|key| row[key].as_str()).unwrap_or(held);
     let line = format!(
         "{:>6}  {:<24}  {:<7}  {:<3}  {:<16}  {:<16}  {}  {detail}  {}",
         row["seq"],

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::codec::Decoder;
 
-use super::{Common, Failure, runtime, say};
+use super::{Common, Failure, asked_to_stop, runtime, say};
 use crate::config::{Needs, SwitchConfig};
 use crate::daemon::link;
 use crate::edge::clock;
@@ -40,17 +40,35 @@ pub(super) fn run(record: &Record, common: &Common) -> Result<ExitCode, Failure>
         })?,
     };
     runtime()?.block_on(async {
-        let limit = Duration::from_secs(record.seconds.unwrap_or(u64::MAX / 2));
-        let mut tape = Tape::start(switch, &record.file).await?;
-        let end = tokio::select! {
-            end = tape.roll() => end,
-            () = tokio::time::sleep(limit) => Ok(()),
-            _ = tokio::signal::ctrl_c() => Ok(()),
+        let limit = Duration::from_secs(record.seconds.unwrap_or(FOR_EVER));
+        let stop = async {
+            tokio::select! {
+                () = tokio::time::sleep(limit) => {}
+                () = asked_to_stop() => {}
+            }
         };
+        let mut tape = Tape::start(switch, &record.file).await?;
+        let end = tape.roll(stop).await;
+        if tape.events == 0 && end.is_err() {
+            // Nothing worth keeping, and the next attempt wants the name.
+            drop(std::fs::remove_file(&record.file));
+            return end.map(|()| ExitCode::SUCCESS);
+        }
         tape.finish().await?;
         say(&format!("{} events, {} bytes in {}", tape.events, tape.bytes, record.file.display()));
         end.map(|()| ExitCode::SUCCESS)
     })
+}
+
+/// In seconds; longer than any switch runs.
+const FOR_EVER: u64 = 100 * 365 * 24 * 3600;
+/// How long a TCP connect may take.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+enum Woken {
+    Stop,
+    Read(std::io::Result<usize>),
+    Timeout,
 }
 
 struct Tape {
@@ -67,12 +85,17 @@ struct Tape {
 impl Tape {
     async fn start(switch: &SwitchConfig, path: &PathBuf) -> Result<Self, Failure> {
         let link = link(switch);
-        let stream = TcpStream::connect(&link.address).await.map_err(|why| {
+        let no = |why: &dyn std::fmt::Display| {
             Failure::new(format!(
                 "no connection to {}: {why}; is mod_event_socket loaded and listening there?",
                 link.address
             ))
-        })?;
+        };
+        let stream = match tokio::time::timeout(CONNECT_MAX, TcpStream::connect(&link.address)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(why)) => return Err(no(&why)),
+            Err(_) => return Err(no(&"nothing answered")),
+        };
         let file = File::create_new(path).await.map_err(|why| {
             Failure::new(format!(
                 "{}: {why}; name a file that does not exist, where you may write",
@@ -84,19 +107,29 @@ impl Tape {
         Ok(Self { stream, session, decoder, unwritten: BytesMut::new(), file, events: 0, bytes: 0 })
     }
 
-    /// Reads, writes and keeps the conversation going until the connection ends.
-    async fn roll(&mut self) -> Result<(), Failure> {
+    /// Reads, writes and keeps the conversation going until `stop`, or until the connection ends. What was read is
+    /// written whole in either case.
+    async fn roll(&mut self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
         let mut frames = BytesMut::new();
+        tokio::pin!(stop);
         loop {
-            let read = tokio::select! {
-                read = self.stream.read_buf(&mut frames) => Some(read),
-                () = clock::wait_until(self.session.poll_timeout()) => None,
+            let woken = tokio::select! {
+                () = &mut stop => Woken::Stop,
+                read = self.stream.read_buf(&mut frames) => Woken::Read(read),
+                () = clock::wait_until(self.session.poll_timeout()) => Woken::Timeout,
             };
-            match read {
-                None => self.session.handle_timeout(clock::now()),
-                Some(Err(why)) => return Err(Failure::new(format!("the connection broke: {why}"))),
-                Some(Ok(0)) => return Err(Failure::new("the switch ended the connection")),
-                Some(Ok(count)) => {
+            match woken {
+                Woken::Stop => return Ok(()),
+                Woken::Timeout => self.session.handle_timeout(clock::now()),
+                Woken::Read(Err(why)) => {
+                    return Err(Failure::new(format!(
+                        "the connection broke: {why}; what came before is kept"
+                    )));
+                }
+                Woken::Read(Ok(0)) => {
+                    return Err(Failure::new("the switch ended the connection; what came before is kept"));
+                }
+                Woken::Read(Ok(count)) => {
                     let new = frames.len() - count;
                     self.unwritten.extend_from_slice(&frames[new..]);
                     self.take_frames(&mut frames).await?;

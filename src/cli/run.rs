@@ -2,9 +2,7 @@
 
 use std::process::ExitCode;
 
-use tokio::signal::unix::{SignalKind, signal};
-
-use super::{Common, Failure, runtime};
+use super::{Common, Failure, asked_to_stop, runtime};
 use crate::config::Needs;
 use crate::daemon::{Daemon, STOP_MAX};
 use crate::edge::log;
@@ -36,15 +34,6 @@ pub(super) fn run(common: &Common) -> Result<ExitCode, Failure> {
 
 fn ended(failure: crate::daemon::Failure) -> Failure {
     if failure.is_permanent() { Failure::permanent(failure) } else { Failure::new(failure) }
-}
-
-async fn asked_to_stop() {
-    let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can always be watched");
-    let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can always be watched");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }
 
 fn tell_systemd(state: sd_notify::NotifyState<'_>) {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 
-use super::queue::question;
+use super::ask::question;
 use super::{Common, Failure, print};
 use crate::edge::control::Request;
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::Hash;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::fault::{Origin, Report, Unfit};
 use super::measure::{Seen, bounded, every, one_of, optional, parse, required, secret, short_enough};
 use super::overlay::{FILE_BYTES_MAX, read_text};
 use super::raw::{
-    Place, RawAgent, RawConfig, RawDelivery, RawQueue, RawRule, RawSecret, RawSwitch, RawZammad,
+    Place, RawAgent, RawConfig, RawDelivery, RawQueue, RawRoute, RawRule, RawSecret, RawSwitch, RawZammad,
 };
 use super::secret::Password;
 use super::values::{Address, CauseName, Extension, LogLevel, Number, SwitchName, ZammadName};
@@ -21,10 +21,12 @@ use super::{Agent, Calls, Config, CtiUrl, Delivery, Log, QueueName, SwitchConfig
 use crate::call::cause::{ROWS, find};
 use crate::call::leg::{Side, Way};
 use crate::call::number::{Country, UnknownCountry};
+use crate::call::route::Route;
 use crate::call::rule::{Glob, Rule};
 use crate::cti::cause::Cause;
 use crate::cti::client::Tls;
 use crate::cti::event::VOICEMAIL;
+use crate::queue::line::LatePolicy;
 
 const DEFAULT_STATE_DIR: &str = "/var/lib/freeswitch-zammad";
 const DEFAULT_ADDRESS: &str = "127.0.0.1:8021";
@@ -52,6 +54,11 @@ pub(super) fn config(raw: RawConfig, report: &mut Report) -> Option<Config> {
         switches.map(|(raw, name)| switch(raw, name, only_switch, &zammad_names, &mut addresses, report)),
     );
 
+    let routes = every(raw.routes.iter().map(|raw| route(raw, &zammad_names, report)));
+    let end_blocked_with = match &raw.calls.end_blocked_with {
+        Some(given) => cause_to_end_with(given, report).map(Some),
+        None => Some(None),
+    };
     let delivery = delivery(&raw.delivery, report);
     let causes = causes(&raw.causes, report);
     let mut extensions = Seen::new("write each extension once, or tell the two apart as 1001@DOMAIN");
@@ -66,7 +73,11 @@ pub(super) fn config(raw: RawConfig, report: &mut Report) -> Option<Config> {
         switches: switches?,
         zammads: zammads?,
         delivery: delivery?,
-        calls: Calls { report_internal: raw.internal.is_some_and(|given| given.value) },
+        routes: routes?,
+        calls: Calls {
+            report_internal: raw.calls.internal.is_some_and(|given| given.value),
+            end_blocked_with: end_blocked_with?,
+        },
         causes: causes?,
         agents: agents?,
         queues: queues?,
@@ -131,10 +142,24 @@ fn zammad(
             report.warn(origin, place.key("url"), what, "use https://");
         }
     }
+    let rest_token = match raw.rest_token.is_given() {
+        true => {
+            let keys = ["rest_token", "rest_token_file"];
+            let given = secret(raw.rest_token, place, keys, "is empty", "write the token", report);
+            given.map(|given| Some(given.value))
+        }
+        false => Some(None),
+    };
     let encrypted = url.as_ref().is_none_or(|url| url.value.is_https());
     let tls = tls(raw.tls.as_ref(), raw.ca_file, place, encrypted, report);
     let timeout_s = bounded(raw.timeout_s.as_ref(), place.key("timeout_s"), 1..=300, 10, report);
-    Some(ZammadConfig { name: name?, url: url?.value, tls: tls?, timeout: Duration::from_secs(timeout_s?) })
+    Some(ZammadConfig {
+        name: name?,
+        url: url?.value,
+        rest_token: rest_token?,
+        tls: tls?,
+        timeout: Duration::from_secs(timeout_s?),
+    })
 }
 
 fn tls(
@@ -318,6 +343,41 @@ fn rule(raw: &RawRule, report: &mut Report) -> Option<Rule> {
     })
 }
 
+fn route(raw: &RawRoute, zammads: &[Option<ZammadName>], report: &mut Report) -> Option<Route> {
+    let glob = |given: &Option<Given<String>>| given.as_ref().map(|given| Glob::new(&given.value));
+    if [&raw.domain, &raw.context, &raw.gateway, &raw.number].iter().all(|p| p.is_none()) {
+        let what = "the route has nothing to match and would take every call";
+        let remedy =
+            "give it a domain, context, gateway or number; for all calls of a switch, use its zammad key";
+        report.missing(&raw.place.origin, &raw.place.key, what, remedy);
+    }
+    let key = raw.place.key("zammad");
+    if raw.zammad.is_none() {
+        let what = "the route does not say where such calls go";
+        report.missing(&raw.place.origin, &key, what, "write zammad = \"NAME\", the name of a [[zammad]]");
+        return None;
+    }
+    let zammad = zammad_of(raw.zammad.as_ref(), &key, zammads, report)?;
+    Some(Route {
+        domain: glob(&raw.domain),
+        context: glob(&raw.context),
+        gateway: glob(&raw.gateway),
+        number: glob(&raw.number),
+        zammad: zammad.to_string(),
+    })
+}
+
+/// FreeSWITCH takes an unknown cause for NORMAL_CLEARING without a word.
+fn cause_to_end_with(given: &Given<String>, report: &mut Report) -> Option<&'static str> {
+    let known = find(&given.value).map(|row| row.name);
+    if known.is_none() {
+        let what = format!("{:?} is no hangup cause", given.value);
+        let remedy = "write CALL_REJECTED, USER_BUSY, or another that `freeswitch-zammad cause` lists";
+        report.fault(&given.origin, "calls.end_blocked_with", what, remedy);
+    }
+    known
+}
+
 fn delivery(raw: &RawDelivery, report: &mut Report) -> Option<Delivery> {
     let mut of = |given: &Option<Given<i64>>, key: &str, bounds, default| {
         bounded(given.as_ref(), format!("delivery.{key}"), bounds, default, report)
@@ -329,6 +389,17 @@ fn delivery(raw: &RawDelivery, report: &mut Report) -> Option<Delivery> {
     let dead_keep_d = of(&raw.dead_keep_d, "dead_keep_d", 1..=3_650, 30);
     let dead_keep_max = of(&raw.dead_keep_max, "dead_keep_max", 1..=1_000_000, 10_000);
     let late_after_s = of(&raw.late_after_s, "late_after_s", 1..=86_400, 60);
+    let backlog_per_s = of(&raw.backlog_per_s, "backlog_per_s", 1..=10_000, 100);
+    let max_age_d = of(&raw.max_age_d, "max_age_d", 1..=3_650, 30);
+    let policies = [
+        ("deliver", LatePolicy::Deliver),
+        ("missed-only", LatePolicy::MissedOnly),
+        ("drop", LatePolicy::Drop),
+    ];
+    let late_policy = match &raw.late_policy {
+        Some(given) => one_of(given, "delivery.late_policy", &policies, report),
+        None => Some(LatePolicy::Deliver),
+    };
     if let (Some(min), Some(max)) = (wait_min, wait_max)
         && min > max
     {
@@ -346,6 +417,9 @@ fn delivery(raw: &RawDelivery, report: &mut Report) -> Option<Delivery> {
         dead_keep: Duration::from_hours(24 * dead_keep_d?),
         dead_keep_max: count(dead_keep_max?)?,
         late_after: Duration::from_secs(late_after_s?),
+        late_policy: late_policy?,
+        backlog_per_s: u32::try_from(backlog_per_s?).ok().and_then(NonZeroU32::new)?,
+        max_age: Duration::from_hours(24 * max_age_d?),
     })
 }
 

@@ -27,14 +27,16 @@ mod settings;
 mod values;
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::call::number::Country;
+use crate::call::route::Route;
 use crate::call::rule::Rule;
 use crate::cti::cause::Cause;
 use crate::cti::client::Tls;
+use crate::queue::line::LatePolicy;
 
 pub use cti_url::CtiUrl;
 pub use fault::{ConfigError, Fault, Origin, Unfit, Warning};
@@ -58,6 +60,8 @@ pub struct Config {
     pub switches: Vec<SwitchConfig>,
     /// At least one; names and URLs differ.
     pub zammads: Vec<ZammadConfig>,
+    /// Which Zammad some calls go to instead of their switch's; the first that matches decides.
+    pub routes: Vec<Route>,
     /// How events are delivered, the same for every Zammad.
     pub delivery: Delivery,
     /// Which calls are told.
@@ -153,6 +157,9 @@ pub struct ZammadConfig {
     pub name: ZammadName,
     /// Where events are posted. Holds the token.
     pub url: CtiUrl,
+    /// A credential for Zammad's REST interface, to look into its caller log. Only needed where a hangup's fate
+    /// is unknown.
+    pub rest_token: Option<Secret>,
     /// How the other end must prove itself.
     pub tls: Tls,
     /// From the start of a request to the end of its answer.
@@ -176,6 +183,12 @@ pub struct Delivery {
     pub dead_keep_max: NonZeroUsize,
     /// An event older than this at its first post goes out without what opens screens.
     pub late_after: Duration,
+    /// What is done with calls that were over before they could be told in time.
+    pub late_policy: LatePolicy,
+    /// Most events of a backlog that are posted in a second, per Zammad.
+    pub backlog_per_s: NonZeroU32,
+    /// Events older than this are given up.
+    pub max_age: Duration,
 }
 
 /// Which calls are told.
@@ -183,6 +196,8 @@ pub struct Delivery {
 pub struct Calls {
     /// Also those without an outside party.
     pub report_internal: bool,
+    /// FreeSWITCH's cause to end a live call with whose caller is on Zammad's block list; `None` lets it go on.
+    pub end_blocked_with: Option<&'static str>,
 }
 
 /// One of our own people.

@@ -25,6 +25,7 @@ pub(super) fn stand_in(raw: &mut RawConfig, needs: Needs) {
     for (number, zammad) in raw.zammads.iter_mut().enumerate() {
         let nowhere = format!("https://zammad-{number}.invalid/api/v1/cti/not-needed");
         zammad.url = RawSecret { text: Some(given(nowhere)), file: None };
+        zammad.rest_token = RawSecret::default();
         zammad.ca_file = None;
         zammad.tls = None;
     }

@@ -26,8 +26,9 @@ pub(super) struct RawConfig {
     pub(super) country: Option<Given<String>>,
     pub(super) switches: Vec<RawSwitch>,
     pub(super) zammads: Vec<RawZammad>,
+    pub(super) routes: Vec<RawRoute>,
     pub(super) delivery: RawDelivery,
-    pub(super) internal: Option<Given<bool>>,
+    pub(super) calls: RawCalls,
     pub(super) causes: Vec<(Given<String>, Given<String>)>,
     pub(super) agents: Vec<RawAgent>,
     pub(super) queues: Vec<RawQueue>,
@@ -90,6 +91,7 @@ pub(super) struct RawZammad {
     pub(super) place: Place,
     pub(super) name: Option<Given<String>>,
     pub(super) url: RawSecret,
+    pub(super) rest_token: RawSecret,
     pub(super) tls: Option<Given<String>>,
     pub(super) ca_file: Option<Given<PathBuf>>,
     pub(super) timeout_s: Option<Given<i64>>,
@@ -104,6 +106,25 @@ pub(super) struct RawDelivery {
     pub(super) dead_keep_d: Option<Given<i64>>,
     pub(super) dead_keep_max: Option<Given<i64>>,
     pub(super) late_after_s: Option<Given<i64>>,
+    pub(super) late_policy: Option<Given<String>>,
+    pub(super) backlog_per_s: Option<Given<i64>>,
+    pub(super) max_age_d: Option<Given<i64>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct RawCalls {
+    pub(super) internal: Option<Given<bool>>,
+    pub(super) end_blocked_with: Option<Given<String>>,
+}
+
+#[derive(Debug)]
+pub(super) struct RawRoute {
+    pub(super) place: Place,
+    pub(super) domain: Option<Given<String>>,
+    pub(super) context: Option<Given<String>>,
+    pub(super) gateway: Option<Given<String>>,
+    pub(super) number: Option<Given<String>>,
+    pub(super) zammad: Option<Given<String>>,
 }
 
 #[derive(Debug)]
@@ -144,6 +165,7 @@ impl RawZammad {
             place: Place { key: "zammad[0]".into(), origin: Origin::Nowhere },
             name: None,
             url: RawSecret::default(),
+            rest_token: RawSecret::default(),
             tls: None,
             ca_file: None,
             timeout_s: None,
@@ -158,7 +180,8 @@ fn config(s: &mut Section<'_, '_>) -> RawConfig {
         switches: s.tables("switch", switch),
         zammads: s.tables("zammad", zammad),
         delivery: s.table("delivery", delivery),
-        internal: s.table("calls", |s| s.switch("internal")),
+        routes: s.tables("route", route),
+        calls: s.table("calls", calls),
         causes: s.table("causes", |s| s.pairs()),
         agents: s.tables("agent", agent),
         queues: s.tables("queue", queue),
@@ -198,6 +221,7 @@ fn zammad(s: &mut Section<'_, '_>) -> RawZammad {
         place: place(s),
         name: s.text("name"),
         url: RawSecret { text: s.secret("url"), file: s.path("url_file") },
+        rest_token: RawSecret { text: s.secret("rest_token"), file: s.path("rest_token_file") },
         tls: s.text("tls"),
         ca_file: s.path("ca_file"),
         timeout_s: s.count("timeout_s"),
@@ -213,6 +237,24 @@ fn delivery(s: &mut Section<'_, '_>) -> RawDelivery {
         dead_keep_d: s.count("dead_keep_d"),
         dead_keep_max: s.count("dead_keep_max"),
         late_after_s: s.count("late_after_s"),
+        late_policy: s.text("late_policy"),
+        backlog_per_s: s.count("backlog_per_s"),
+        max_age_d: s.count("max_age_d"),
+    }
+}
+
+fn calls(s: &mut Section<'_, '_>) -> RawCalls {
+    RawCalls { internal: s.switch("internal"), end_blocked_with: s.text("end_blocked_with") }
+}
+
+fn route(s: &mut Section<'_, '_>) -> RawRoute {
+    RawRoute {
+        place: place(s),
+        domain: s.text("domain"),
+        context: s.text("context"),
+        gateway: s.text("gateway"),
+        number: s.text("number"),
+        zammad: s.text("zammad"),
     }
 }
 

@@ -1,12 +1,16 @@
 //! What the layers below are run by, put together from a checked configuration. Decides nothing that it does not say.
 
 use std::collections::HashMap;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
 
 use super::{Config, Delivery, SwitchConfig};
 use crate::call::cause::Table;
 use crate::call::people::{Agent, People};
 use crate::call::tracker;
 use crate::queue::backoff::Backoff;
+use crate::queue::line::Lateness;
 use crate::queue::schedule;
 
 impl Config {
@@ -41,13 +45,17 @@ impl Config {
 }
 
 impl Delivery {
-    /// What each Zammad's schedule is run by.
+    /// What a Zammad's schedule is run by: late hangups say when they happened in this time zone; `can_look`
+    /// says whether there is a credential for Zammad's caller log.
     #[must_use]
-    pub const fn schedule(&self) -> schedule::Settings {
+    pub fn schedule(&self, zone: TimeZone, can_look: bool) -> schedule::Settings {
         schedule::Settings {
             concurrency: self.concurrency.get(),
             backoff: Backoff { min: self.retry_wait_min, max: self.retry_wait_max },
-            late_after: self.late_after,
+            lateness: Lateness { after: self.late_after, policy: self.late_policy, zone },
+            backlog_gap: Duration::from_secs(1) / self.backlog_per_s.get(),
+            age_max: self.max_age,
+            can_look,
         }
     }
 }

@@ -7,12 +7,12 @@ use std::error::Error as _;
 use std::fmt;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER};
 
-use super::reply::{Outcome, Reply};
+use super::reply::{Looked, Outcome, Reply, find_call};
 
 /// Most bytes of an answer that are read.
-pub const ANSWER_MAX: usize = 64 * 1024;
+pub const ANSWER_MAX: usize = 512 * 1024;
 /// Body of the probe that changes nothing.
 pub const PROBE: &str = r#"{"direction":"probe"}"#;
 
@@ -58,6 +58,7 @@ pub enum ClientError {
 pub struct Client {
     http: reqwest::Client,
     url: reqwest::Url,
+    rest_token: Option<String>,
 }
 
 impl Client {
@@ -82,17 +83,58 @@ impl Client {
             }
         };
         let http = builder.build().map_err(|why| ClientError::Setup(deepest(&why)))?;
-        Ok(Self { http, url })
+        Ok(Self { http, url, rest_token: None })
+    }
+
+    /// The same client, which may also look into the caller log: a token of a user who may see it.
+    #[must_use]
+    pub fn with_rest_token(self, token: &str) -> Self {
+        Self { rest_token: Some(token.to_owned()), ..self }
     }
 
     /// Posts one event's JSON body.
     pub async fn post(&self, body: String) -> Outcome {
-        let request = self
-            .http
-            .post(self.url.clone())
-            .header(ACCEPT, "application/json")
-            .header(CONTENT_TYPE, "application/json")
-            .body(body);
+        self.send(self.http.post(self.url.clone()), Some(body)).await
+    }
+
+    /// What has become of the hangup of an inbound call that nobody answered. If it was processed more than
+    /// once, so that the call is no longer marked as missed, the mark is put back.
+    pub async fn look(&self, call_id: &str) -> Looked {
+        let Some(token) = &self.rest_token else {
+            return Looked::Failed("no REST token is configured".into());
+        };
+        let rest =
+            |request: reqwest::RequestBuilder| request.header(AUTHORIZATION, format!("Token token={token}"));
+        let log = self.send(rest(self.http.get(self.beside("log"))), None).await;
+        let row = match find_call(&log, call_id) {
+            Ok(Some(row)) => row,
+            Ok(None) => return Looked::NotListed,
+            Err(why) => return Looked::Failed(why),
+        };
+        match (row.hung_up, row.done) {
+            (false, _) => Looked::Unprocessed,
+            (true, false) => Looked::Processed,
+            (true, true) => {
+                let mark = rest(self.http.post(self.beside(&format!("done/{}", row.id))));
+                match self.send(mark, Some(r#"{"done":false}"#.to_owned())).await {
+                    Outcome::Reply(Reply { status: 200..=299, .. }) => Looked::Processed,
+                    other => Looked::Failed(format!("the missed mark could not be put back: {other:?}")),
+                }
+            }
+        }
+    }
+
+    /// An address beside the endpoint's: the token is its last part.
+    fn beside(&self, path: &str) -> reqwest::Url {
+        self.url.join(path).unwrap_or_else(|_| self.url.clone())
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder, body: Option<String>) -> Outcome {
+        let request = request.header(ACCEPT, "application/json");
+        let request = match body {
+            Some(body) => request.header(CONTENT_TYPE, "application/json").body(body),
+            None => request,
+        };
         let mut response = match request.send().await {
             Ok(response) => response,
             Err(why) => return failed(&why),

@@ -85,6 +85,51 @@ pub enum Done {
     },
 }
 
+/// What Zammad's log says of a call whose hangup may or may not have been processed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Looked {
+    /// It is hung up, and its missed mark is as it should be.
+    Processed,
+    /// It still rings.
+    Unprocessed,
+    /// It is not among the newest entries.
+    NotListed,
+    /// The log could not be read.
+    Failed(String),
+}
+
+/// A row of Zammad's caller log, as far as it matters here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogRow {
+    /// Zammad's own number for it.
+    pub id: u64,
+    /// The call has ended.
+    pub hung_up: bool,
+    /// It is not marked as missed.
+    pub done: bool,
+}
+
+/// Finds a call in the answer to `GET /api/v1/cti/log`, which shows the newest 60.
+///
+/// # Errors
+/// One sentence, if the answer is not such a log.
+pub fn find_call(outcome: &Outcome, call_id: &str) -> Result<Option<LogRow>, String> {
+    let reply = match outcome {
+        Outcome::Reply(reply) => reply,
+        Outcome::NotSent(why) | Outcome::NoAnswer(why) | Outcome::Untrusted(why) => return Err(why.clone()),
+    };
+    if reply.status != 200 {
+        return Err(format!("Zammad's caller log cannot be read with the REST token ({})", said(reply)));
+    }
+    let log: Value = serde_json::from_str(&reply.body).map_err(|_| "the caller log is no JSON".to_owned())?;
+    let rows = log.get("list").and_then(Value::as_array).ok_or("the caller log has no list")?;
+    let row = rows.iter().find(|row| row.get("call_id").and_then(Value::as_str) == Some(call_id));
+    Ok(row.and_then(|row| {
+        let hung_up = row.get("state")?.as_str()? == "hangup";
+        Some(LogRow { id: row.get("id")?.as_u64()?, hung_up, done: row.get("done")?.as_bool()? })
+    }))
+}
+
 /// What the outcome of posting `what` means.
 #[must_use]
 pub fn judge(what: &What, outcome: &Outcome) -> Verdict {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, warn};
@@ -12,8 +12,10 @@ use tracing::{Instrument, debug, error, info, warn};
 use super::clock;
 use super::intake::Accepted;
 use crate::cti::client::Client;
-use crate::cti::reply::{Done, Outcome};
-use crate::queue::schedule::{Counters, Fate, Item, Link, Output, Schedule, Settings};
+use crate::cti::reply::{Done, Looked, Outcome};
+use crate::queue::breaker::Link;
+use crate::queue::line::Item;
+use crate::queue::schedule::{Counters, Fate, Output, Schedule, Settings};
 use crate::store::{Pending, Place, Seq, Settle, Store, StoreError};
 use crate::time::UnixMillis;
 
@@ -30,7 +32,9 @@ pub enum Order {
     /// Events that were put back into the queue.
     Revived(Vec<Accepted>),
     /// Events that were taken out of the store.
-    Removed(Vec<Seq>, oneshot::Sender<()>),
+    Removed(Vec<Seq>),
+    /// Events that are to wait, or to go on.
+    Held(Vec<Seq>, bool),
 }
 
 /// What status shows of a Zammad.
@@ -75,6 +79,7 @@ enum Woken {
 /// A job that has come back.
 enum Finished {
     Posted(u64, Outcome),
+    Looked(u64, Looked),
     Probed(Outcome),
     Loaded(Result<(Vec<Item>, u64, bool), StoreError>),
     /// Written to the store, or not.
@@ -163,6 +168,11 @@ impl Drain {
                 };
                 jobs.spawn(job.instrument(span));
             }
+            Output::Look { seq, call_id } => {
+                let client = self.client.clone();
+                jobs.spawn(async move { Finished::Looked(seq, client.look(call_id.as_str()).await) });
+            }
+            Output::Missing { seq } => settles.push(Settle::Missing { seq: Seq(seq) }),
             Output::Probe => {
                 let client = self.client.clone();
                 jobs.spawn(async move { Finished::Probed(client.probe().await) });
@@ -205,6 +215,15 @@ impl Drain {
                 debug!(zammad = self.name, seq = seq.0, "delivered");
                 Settle::Delivered { seq, at, note }
             }
+            Fate::LeftAlone => Settle::Delivered {
+                seq,
+                at,
+                note: Some("not sent again: Zammad still has the call".to_owned()),
+            },
+            Fate::Dropped(why) => {
+                warn!(zammad = self.name, seq = seq.0, reason = why, "an event is not told");
+                Settle::Delivered { seq, at, note: Some(format!("not sent: {why}")) }
+            }
             Fate::Ambiguous(why) => {
                 warn!(
                     zammad = self.name,
@@ -237,6 +256,7 @@ impl Drain {
     fn finished(&self, schedule: &mut Schedule, finished: Finished, now: UnixMillis) {
         match finished {
             Finished::Posted(seq, outcome) => schedule.handle_outcome(seq, &outcome, now),
+            Finished::Looked(seq, looked) => schedule.handle_looked(seq, looked, now),
             Finished::Probed(outcome) => schedule.handle_probe(&outcome, now),
             Finished::Loaded(Ok((items, next, at_end))) => schedule.handle_loaded(items, next, at_end, now),
             Finished::Loaded(Err(why)) => {
@@ -280,12 +300,15 @@ fn obey(schedule: &mut Schedule, order: Order, now: UnixMillis) {
                 schedule.handle_accepted(item(seq, pending), now);
             }
         }
-        Order::Removed(seqs, done) => {
+        Order::Removed(seqs) => {
             for seq in seqs {
                 schedule.handle_removed(seq.0, now);
             }
-            // Who asked may have gone away.
-            let _ = done.send(());
+        }
+        Order::Held(seqs, held) => {
+            for seq in seqs {
+                schedule.handle_held(seq.0, held, now);
+            }
         }
     }
 }
@@ -317,5 +340,7 @@ fn item(seq: Seq, pending: Pending) -> Item {
         happened: pending.happened,
         answered: pending.answered,
         attempted: pending.attempt.is_some(),
+        held: pending.held,
+        restored: pending.restored,
     }
 }

@@ -5,18 +5,17 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::clock;
-use super::listener::{Heard, What};
+use super::listener::{DUMP, Heard, What, not_answered};
 use crate::call::tracker::{News, Output, Tracker};
-use crate::esl::event::Event;
+use crate::esl::event::{Event, Name};
 use crate::store::state::{self, StateError};
-use crate::store::{Accepting, Pending, Seq, StateChange, Store, StoreError};
+use crate::store::{Accepting, Pending, STATE_MAX, Seq, StateChange, Store, StoreError};
 use crate::time::UnixMillis;
 
 /// Messages that may wait between the listeners and the intake.
@@ -25,8 +24,8 @@ pub const QUEUE: usize = 4096;
 const GROUP: usize = 512;
 /// Most legs that are asked for after a gap; more are left to their own events.
 const LEGS_ASKED: usize = 2000;
-/// Wait before the disk is tried again.
-const DISK_WAIT: Duration = Duration::from_secs(1);
+/// Most events that wait until what was missed is known; some seconds of a large switch.
+const HELD_MAX: usize = 10_000;
 
 /// One switch, as the intake knows it.
 pub struct Switch {
@@ -84,10 +83,10 @@ pub fn restore(store: &Store, switches: &mut [Switch]) -> Result<(), StoreError>
     Ok(())
 }
 
-/// Runs until every listener is gone, or the store fails for good.
+/// Runs until every listener is gone, or the store fails.
 ///
 /// # Errors
-/// A store failure that waiting cannot mend.
+/// The store failed: it must be opened anew.
 pub async fn run(
     store: Store,
     mut switches: Vec<Switch>,
@@ -104,7 +103,12 @@ pub async fn run(
             () = clock::wait_until(due) => Woken::Due,
         };
         match woken {
-            Woken::Heard(0) => return Ok(()),
+            Woken::Heard(0) => {
+                for (switch, resync) in switches.iter_mut().zip(&mut resyncs) {
+                    resync.finish(&mut switch.tracker);
+                }
+                return commit(&store, &mut switches, &drains, &board).await;
+            }
             Woken::Heard(_) | Woken::Due => {}
         }
         let now = clock::now();
@@ -113,7 +117,7 @@ pub async fn run(
         }
         for message in group.drain(..) {
             let at = message.switch;
-            handle(&mut switches[at], &mut resyncs[at], message).await;
+            handle(&mut switches[at], &mut resyncs[at], message);
         }
         commit(&store, &mut switches, &drains, &board).await?;
     }
@@ -124,67 +128,111 @@ enum Woken {
     Due,
 }
 
-/// After a gap: which legs are in doubt, and what the switch says of those we never heard of.
+/// After a gap: which legs are in doubt, what the switch says of those it has, and what happened while it did. The
+/// events wait until the legs are known: a phone's event before its caller is known would hide the call.
 #[derive(Default)]
 struct Resync {
+    under_way: bool,
     doubted: HashSet<String>,
     found: Vec<(UnixMillis, Event)>,
+    held: Vec<(UnixMillis, Event)>,
+    refused: bool,
 }
 
-async fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
+fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
     match heard.what {
-        What::Event(event) => switch.tracker.handle_event(&event, heard.at),
-        What::Listening => {
-            resync.doubted = switch.tracker.live_legs().map(str::to_owned).collect();
-            resync.found.clear();
+        What::Event(event) => {
+            resync.held.push((heard.at, event));
+            if !resync.under_way || resync.held.len() >= HELD_MAX {
+                resync.finish(&mut switch.tracker);
+            }
         }
-        What::Channels(body) => {
-            let Some(listed) = listed_legs(&body) else {
+        What::Listening => {
+            resync.finish(&mut switch.tracker);
+            let doubted = switch.tracker.live_legs().map(str::to_owned).collect();
+            *resync = Resync { under_way: true, doubted, ..Resync::default() };
+        }
+        What::Channels(body) => match listed_legs(&body) {
+            Some(listed) => compare(switch, resync, listed, heard.at),
+            None => {
                 warn!(
                     switch = switch.name,
                     "the switch's list of channels cannot be read; calls that ended unheard stay open"
                 );
-                return;
-            };
-            let gone: Vec<String> = resync.doubted.drain().filter(|leg| !listed.contains(leg)).collect();
-            for leg in &gone {
-                switch.tracker.vanished(leg, heard.at);
+                resync.finish(&mut switch.tracker);
             }
-            let known: HashSet<&str> = switch.tracker.live_legs().collect();
-            let mut unheard: Vec<String> =
-                listed.into_iter().filter(|leg| !known.contains(leg.as_str())).collect();
-            unheard.truncate(LEGS_ASKED);
-            if !gone.is_empty() || !unheard.is_empty() {
-                info!(
-                    switch = switch.name,
-                    ended = gone.len(),
-                    begun = unheard.len(),
-                    "legs that changed unheard"
-                );
-            }
-            // Full only if the link is lost again, and then all this is asked anew.
-            let _ = switch.wanted.try_send(unheard);
-        }
+        },
         What::Leg(event) => resync.found.push((heard.at, event)),
-        What::Synced => {
-            // First every leg, then, when all are known, who is connected to whom.
-            let mut found = std::mem::take(&mut resync.found);
-            found.sort_by_key(|(_, event)| created(event));
-            for _ in 0..2 {
-                for (at, event) in &found {
-                    switch.tracker.handle_event(event, *at);
-                }
+        What::Gone(leg) => resync.gone(&leg, &mut switch.tracker, heard.at),
+        What::Refused { command, said } => {
+            if !std::mem::replace(&mut resync.refused, true) {
+                warn!(switch = switch.name, "{}", not_answered(command, &said));
             }
+            if command != DUMP.trim_end() {
+                resync.finish(&mut switch.tracker);
+            }
+        }
+        What::Synced => resync.finish(&mut switch.tracker),
+    }
+}
+
+/// Ends the legs that the switch does not list, and asks for those that it does: the unheard ones, to learn of
+/// them, and the known ones, because what became of them meanwhile (answered, transferred) was missed too. The
+/// list lags behind; the answer for a leg does not.
+fn compare(switch: &mut Switch, resync: &mut Resync, listed: Vec<String>, at: UnixMillis) {
+    let names: HashSet<&str> = listed.iter().map(String::as_str).collect();
+    let (left, gone): (Vec<String>, Vec<String>) =
+        resync.doubted.drain().partition(|leg| names.contains(leg.as_str()));
+    for leg in &gone {
+        resync.gone(leg, &mut switch.tracker, at);
+    }
+    let known: HashSet<&str> = switch.tracker.live_legs().collect();
+    let mut asked: Vec<String> = listed.into_iter().filter(|leg| !known.contains(leg.as_str())).collect();
+    let begun = asked.len();
+    asked.extend(left);
+    asked.truncate(LEGS_ASKED);
+    if !gone.is_empty() || begun > 0 {
+        info!(switch = switch.name, ended = gone.len(), begun, "legs that changed unheard");
+    }
+    // Full only if the link is lost again, and then all this is asked anew.
+    let _ = switch.wanted.try_send(asked);
+}
+
+impl Resync {
+    /// The switch does not know this leg any more. If its end was heard after all, that says more.
+    fn gone(&self, leg: &str, tracker: &mut Tracker, at: UnixMillis) {
+        let is_its_end =
+            |event: &Event| event.name() == Name::ChannelHangupComplete && event.is("Unique-ID", leg);
+        if !self.held.iter().any(|(_, event)| is_its_end(event)) {
+            tracker.vanished(leg, at);
+        }
+    }
+
+    /// First every leg, then, when all are known, who is connected to whom, then what happened meanwhile.
+    fn finish(&mut self, tracker: &mut Tracker) {
+        self.under_way = false;
+        self.found.sort_by_key(|(_, event)| begun(event));
+        for _ in 0..2 {
+            for (at, event) in &self.found {
+                tracker.handle_event(event, *at);
+            }
+        }
+        self.found.clear();
+        for (at, event) in self.held.drain(..) {
+            tracker.handle_event(&event, at);
         }
     }
 }
 
-fn created(event: &Event) -> u64 {
-    event.get("Caller-Channel-Created-Time").and_then(|t| t.parse().ok()).unwrap_or_default()
+/// Legs of one call often have the very same time; then the one that was originated comes after its originator,
+/// and otherwise the order stands in which the switch listed them.
+fn begun(event: &Event) -> (u64, bool) {
+    let created = event.get("Caller-Channel-Created-Time").and_then(|t| t.parse().ok());
+    (created.unwrap_or_default(), event.is("Other-Type", "originator"))
 }
 
-/// The legs in an answer to `show channels as json`; an idle switch leaves `rows` out.
-fn listed_legs(body: &[u8]) -> Option<HashSet<String>> {
+/// The legs in an answer to `show channels as json`, in its order; an idle switch leaves `rows` out.
+fn listed_legs(body: &[u8]) -> Option<Vec<String>> {
     let answer: Value = serde_json::from_str(&String::from_utf8_lossy(body)).ok()?;
     answer.get("row_count")?;
     let rows = answer.get("rows").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -211,9 +259,8 @@ async fn commit(
         }
         while let Some((family, value)) = switch.tracker.poll_changed() {
             let key = state::key(&switch.name, family);
-            accepting
-                .state
-                .push(StateChange { key, value: value.map(|(legs, calls)| state::encode(&legs, &calls)) });
+            let value = value.map(|(legs, calls)| state::encode(&legs, &calls));
+            accepting.state.push(StateChange { key, value: value.filter(|v| is_storable(v)) });
         }
     }
     let mut figures = Figures {
@@ -222,8 +269,11 @@ async fn commit(
         ..*board.lock().unwrap_or_else(PoisonError::into_inner)
     };
     if !accepting.events.is_empty() || !accepting.state.is_empty() {
-        let seqs = accept(store, &accepting).await?;
-        for ((seq, event), target) in seqs.into_iter().zip(accepting.events).zip(targets) {
+        let events = accepting.events.clone();
+        // A store whose write failed takes no more until it is opened anew: what is not accepted is found again by
+        // the resync that follows.
+        let seqs = store.accept(accepting).await?;
+        for ((seq, event), target) in seqs.into_iter().zip(events).zip(targets) {
             let Some(seq) = seq else {
                 figures.repeated += 1;
                 continue;
@@ -237,18 +287,13 @@ async fn commit(
     Ok(())
 }
 
-/// Until the disk takes it: meanwhile events wait in the listeners' queue, then in the switch.
-async fn accept(store: &Store, accepting: &Accepting) -> Result<Vec<Option<Seq>>, StoreError> {
-    loop {
-        match store.accept(accepting.clone()).await {
-            Ok(seqs) => return Ok(seqs),
-            Err(why) if why.is_permanent() || matches!(why, StoreError::Closed) => return Err(why),
-            Err(why) => {
-                error!(reason = %why, waiting = accepting.events.len(), "events cannot be stored; trying again");
-                tokio::time::sleep(DISK_WAIT).await;
-            }
-        }
+/// A family with some thousand legs is forgotten rather than in the way of everything else.
+fn is_storable(value: &[u8]) -> bool {
+    let fits = value.len() <= STATE_MAX;
+    if !fits {
+        error!(bytes = value.len(), "a call has too many legs to be remembered over a restart");
     }
+    fits
 }
 
 fn pending(switch: &Switch, news: News) -> Pending {
@@ -260,5 +305,7 @@ fn pending(switch: &Switch, news: News) -> Pending {
         happened: news.at,
         answered: news.answered,
         attempt: None,
+        held: false,
+        restored: false,
     }
 }

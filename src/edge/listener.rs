@@ -71,6 +71,15 @@ pub enum What {
     Channels(Bytes),
     /// The answer to [`DUMP`]: one leg as it is now.
     Leg(Event),
+    /// The other answer to [`DUMP`]: this leg has ended.
+    Gone(String),
+    /// No answer to a question: which command, and what the switch said instead.
+    Refused {
+        /// The command's name.
+        command: &'static str,
+        /// One line.
+        said: String,
+    },
     /// Every leg that was asked for has been told.
     Synced,
 }
@@ -151,7 +160,13 @@ pub async fn run(
                 );
                 HELPLESS_WAIT
             }
-            _ => {
+            End::NoConnection { .. }
+            | End::Fault(_)
+            | End::Frame(_)
+            | End::Eof
+            | End::Read(_)
+            | End::Write(_)
+            | End::Stopping => {
                 let wait = RECONNECT.wait(failures, fastrand::f64());
                 if changed {
                     warn!(switch = settings.name, reason = why, "no link to the switch; trying again");
@@ -169,27 +184,43 @@ pub async fn run(
     Ok(())
 }
 
-/// Logs in, subscribes, and says goodbye.
+/// Logs in, subscribes, asks what is asked after a gap, and goes.
 ///
 /// # Errors
 /// One sentence on what does not work.
 pub async fn try_login(settings: &Settings) -> Result<(), String> {
     let (intake, mut heard) = mpsc::channel(64);
-    let (_ask, mut wanted) = mpsc::channel(1);
+    let (ask, mut wanted) = mpsc::channel(1);
     let (state, _) = watch::channel(LinkState::new(clock::now()));
     let mut connection = Connection { settings, switch: 0, intake: &intake, state: &state };
-    let listening = async {
+    let asking = async {
         while let Some(heard) = heard.recv().await {
-            if matches!(heard.what, What::Listening) {
-                break;
+            match heard.what {
+                // Whether legs may be asked for shows with any.
+                What::Channels(_) => drop(ask.try_send(vec![NO_LEG.to_owned()])),
+                What::Refused { command, said } => return Err(not_answered(command, &said)),
+                What::Synced => break,
+                What::Event(_) | What::Listening | What::Leg(_) | What::Gone(_) => {}
             }
         }
+        Ok(())
     };
     tokio::select! {
         end = connection.live(&mut wanted) => Err(end.to_string()),
-        () = listening => Ok(()),
+        answered = asking => answered,
     }
 }
+
+/// One sentence on a question that the switch does not answer.
+#[must_use]
+pub fn not_answered(command: &str, said: &str) -> String {
+    format!(
+        "the switch does not answer the api command {command} ({said}), so calls that change while the link is down would stay as they were: add {command} to this user's esl-allowed-api"
+    )
+}
+
+/// A leg that no switch has.
+const NO_LEG: &str = "00000000-0000-0000-0000-000000000000";
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -198,14 +229,29 @@ enum End {
     NoConnection { address: String, why: String },
     #[error("{0}")]
     Fault(Fault),
-    #[error("{0}; reconnecting, because the next frame's beginning is unknown")]
+    #[error("{}; reconnecting, because the next frame's beginning is unknown", quietly(.0))]
     Frame(FrameError),
     #[error("the connection ended without a word; the switch or the way to it broke down")]
     Eof,
+    #[error("the connection broke: {0}; the switch or the way to it broke down")]
+    Read(std::io::Error),
     #[error("the connection broke while writing: {0}")]
     Write(std::io::Error),
     #[error("stopping")]
     Stopping,
+}
+
+/// What bytes were found instead of a frame may hold a telephone number, and is not for the log.
+fn quietly(why: &FrameError) -> String {
+    match why {
+        FrameError::NotAHeader(_) => "a line in a frame's headers is no header".to_owned(),
+        FrameError::HeadersTooLong
+        | FrameError::NoContentType
+        | FrameError::BadLength(_)
+        | FrameError::BodyTooLong(_)
+        | FrameError::CutOff(_)
+        | FrameError::Io(_) => why.to_string(),
+    }
 }
 
 struct Connection<'a> {
@@ -240,15 +286,17 @@ impl Connection<'_> {
         let mut dumps = 0_usize;
         while wanted.try_recv().is_ok() {} // asked for on an earlier connection
         loop {
+            // What has come in while we waited for the disk must not be taken for silence.
             let woken = tokio::select! {
-                frame = frames.next() => Woken::Frame(frame),
+                biased;
                 legs = wanted.recv() => Woken::Wanted(legs),
+                frame = frames.next() => Woken::Frame(frame),
                 () = clock::wait_until(session.poll_timeout()) => Woken::Timeout,
             };
             let now = clock::now();
             match woken {
                 Woken::Frame(Some(Ok(frame))) => session.handle_frame(frame, now),
-                Woken::Frame(Some(Err(FrameError::Io(why)))) => return no(why.to_string()),
+                Woken::Frame(Some(Err(FrameError::Io(why)))) => return End::Read(why),
                 Woken::Frame(Some(Err(why))) => return End::Frame(why),
                 Woken::Frame(None) => return End::Eof,
                 Woken::Timeout => session.handle_timeout(now),
@@ -297,13 +345,21 @@ impl Connection<'_> {
                     warn!(switch = self.settings.name, reason = %why, "an event could not be read and was skipped");
                 }
                 Output::Answer { asked, body } if asked == CHANNELS => {
-                    self.tell(What::Channels(body), now).await
+                    let what = if body.starts_with(b"-ERR") {
+                        What::Refused { command: "show", said: first_line(&body) }
+                    } else {
+                        What::Channels(body)
+                    };
+                    self.tell(what, now).await;
                 }
-                Output::Answer { body, .. } => {
-                    // A leg that has ended meanwhile is answered with -ERR; its hangup was heard.
-                    if let Ok(leg) = Event::parse(&body) {
-                        self.tell(What::Leg(leg), now).await;
-                    }
+                Output::Answer { asked, body } => {
+                    let leg = asked.strip_prefix(DUMP).unwrap_or_default();
+                    let what = match Event::parse(&body) {
+                        _ if body.starts_with(b"-ERR No such channel") => What::Gone(leg.to_owned()),
+                        Ok(leg) => What::Leg(leg),
+                        Err(_) => What::Refused { command: DUMP.trim_end(), said: first_line(&body) },
+                    };
+                    self.tell(what, now).await;
                     *dumps = dumps.saturating_sub(1);
                     if *dumps == 0 {
                         self.tell(What::Synced, now).await;
@@ -323,4 +379,9 @@ impl Connection<'_> {
             let _ = self.intake.send(heard).await;
         }
     }
+}
+
+fn first_line(body: &[u8]) -> String {
+    const SHOWN: usize = 100;
+    String::from_utf8_lossy(body).lines().next().unwrap_or_default().chars().take(SHOWN).collect()
 }

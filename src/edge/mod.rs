@@ -7,9 +7,11 @@
 //!
 //! Each task drives a pure state machine and decides nothing itself. The queues between them are bounded.
 
+pub mod answers;
 pub mod clock;
 pub mod control;
 pub mod drain;
 pub mod intake;
 pub mod listener;
 pub mod log;
+pub mod rows;

@@ -46,8 +46,13 @@ pub enum Fault {
     )]
     RudeRejection,
     /// The subscription was refused: the user's esl-allowed-events are too narrow.
-    #[error("the switch refused the subscription ({0}): allow this user the events of {sub:?}", sub = command::SUBSCRIPTION)]
-    SubscriptionRefused(String),
+    #[error("the switch refused the subscription ({said}): add {missing} to this user's esl-allowed-events")]
+    SubscriptionRefused {
+        /// The switch's words.
+        said: String,
+        /// The events that this user is not allowed; all that we need, if the switch does not say which.
+        missing: String,
+    },
     /// A password with a line feed cannot be sent.
     #[error("the password or user for the switch holds a line feed: the event socket cannot take it")]
     UnsafePassword,
@@ -72,7 +77,7 @@ impl Fault {
         match self {
             Self::WrongPassword
             | Self::RudeRejection
-            | Self::SubscriptionRefused(_)
+            | Self::SubscriptionRefused { .. }
             | Self::UnsafePassword => true,
             Self::LoginTimeout | Self::Silent(_) | Self::Disconnected | Self::OutOfStep(_) => false,
         }
@@ -115,6 +120,8 @@ pub struct Session {
     login: Login,
     silence_max: Duration,
     stage: Stage,
+    /// What the switch said at login that this user may hear, as its directory has it.
+    allowed: String,
     began: UnixMillis,
     heard: UnixMillis,
     asked: VecDeque<String>,
@@ -129,6 +136,7 @@ impl Session {
             login,
             silence_max,
             stage: Stage::Greeting,
+            allowed: String::new(),
             began: now,
             heard: now,
             asked: VecDeque::new(),
@@ -217,6 +225,7 @@ impl Session {
         if !frame.reply_text().starts_with("+OK") {
             return self.fault(Fault::WrongPassword);
         }
+        self.allowed = frame.header("Allowed-Events").unwrap_or_default();
         let subscribe = command::line(command::SUBSCRIPTION).expect("the subscription is one line");
         self.stage = Stage::Subscribing;
         self.outputs.push_back(Output::Send(subscribe));
@@ -225,7 +234,8 @@ impl Session {
     fn subscribed(&mut self, frame: &Frame) {
         let reply = frame.reply_text();
         if !reply.starts_with("+OK") {
-            return self.fault(Fault::SubscriptionRefused(reply));
+            let missing = not_allowed(&self.allowed);
+            return self.fault(Fault::SubscriptionRefused { said: reply, missing });
         }
         self.stage = Stage::Listening;
         self.outputs.push_back(Output::Listening);
@@ -247,6 +257,15 @@ impl Session {
         self.stage = Stage::Over;
         self.outputs.push_back(Output::Fault(fault));
     }
+}
+
+/// What the subscription needs beyond `allowed`; all of it if that names everything or nothing.
+fn not_allowed(allowed: &str) -> String {
+    let needed = || command::SUBSCRIPTION.split_ascii_whitespace().skip(2);
+    let allowed: Vec<&str> = allowed.split([',', ' ']).collect();
+    let missing = needed().filter(|event| !allowed.iter().any(|a| a.eq_ignore_ascii_case(event)));
+    let missing: Vec<&str> = missing.collect();
+    if missing.is_empty() { needed().collect::<Vec<_>>().join(" ") } else { missing.join(" ") }
 }
 
 #[cfg(test)]

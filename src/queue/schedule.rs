@@ -1,60 +1,54 @@
 //! One Zammad's schedule: which event goes next, and what follows from its answer. A pure state machine.
 //!
 //! - Each call is a *line*: its events go one after the other, one request in flight. Lines do not wait for
-//!   each other; of those that are due the one with the oldest event goes first.
-//! - Whether Zammad can be reached is one question, asked once: while it cannot, nothing is posted but a probe
-//!   that changes nothing ([`Output::Probe`]), with growing waits. When it answers, posting begins with one
-//!   request and widens with each success.
+//!   each other. Fresh events and the backlog take turns, each oldest first, so that neither starves the other.
+//! - Whether Zammad can be reached is one question ([`super::breaker`]): while it is open, nothing is posted
+//!   but a probe that changes nothing.
 //! - An event that fails while Zammad is well is repeated [`ATTEMPTS_MAX`] times and then becomes a dead
-//!   letter with its story; the call's other events go on.
+//!   letter with its story; the call's other events go on. Where Zammad does not know the call, its newCall is
+//!   posted again first.
 //! - The hangup of an inbound call that nobody answered must not be repeated once it may have been processed:
-//!   Zammad would take back the missed mark. Its attempt is recorded before it is sent
-//!   ([`Output::Post::guarded`]), and when its fate is unknown it is left alone and said so.
-//! - Memory is bounded: at most [`WINDOW`] events are held; the rest waits in the store and is asked for
-//!   ([`Output::Load`]) in its order.
+//!   Zammad would take back the missed mark. Its attempt is recorded before it is sent (`guarded`); when its
+//!   fate is unknown it is looked up in Zammad's log, if we may, and otherwise left alone and said so.
+//! - Memory is bounded: at most [`WINDOW`] events are held, and [`ASIDE`] of fresh calls beside a backlog; the
+//!   rest waits in the store and is asked for ([`Output::Load`]) in its order.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use super::backoff::Backoff;
-use crate::cti::cause::Cause;
-use crate::cti::event::{CallId, Direction, Event, What};
-use crate::cti::reply::{Done, Outcome, Verdict, judge, judge_probe};
+use super::breaker::{Breaker, Link};
+use super::line::{Item, LatePolicy, Lateness, Line, Step, is_unrepeatable};
+use crate::cti::event::{CallId, What};
+use crate::cti::reply::{Done, Looked, Outcome, Verdict, judge, judge_probe};
 use crate::time::UnixMillis;
 
-/// Most events held in memory.
+/// Most events held in memory of what was accepted in order.
 pub const WINDOW: usize = 8192;
+/// Most events held in memory of calls that began while older events wait in the store only.
+pub const ASIDE: usize = 2048;
 /// How often an event is posted while Zammad is well, before it becomes a dead letter.
-pub const ATTEMPTS_MAX: u32 = 8;
-/// Longest story of a dead letter, in characters.
+pub const ATTEMPTS_MAX: u32 = 16;
+/// Longest story of a dead letter, in bytes.
 const STORY_MAX: usize = 2000;
-/// Wait between probes while only a person can help.
-const MISCONFIGURED_WAIT: Duration = Duration::from_secs(30);
+/// Wait before the store is read again after it could not be.
+const UNREADABLE_WAIT: Duration = Duration::from_secs(5);
 
 /// What a schedule is run by.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Most requests in flight.
     pub concurrency: usize,
     /// Waits between attempts, and between probes.
     pub backoff: Backoff,
-    /// An answer older than this when first posted goes without identity: no screen pops up for a call long over.
-    pub late_after: Duration,
-}
-
-/// An accepted event, as the schedule needs it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
-    /// Its place in the store; rises with the order of acceptance.
-    pub seq: u64,
-    /// The event.
-    pub event: Event,
-    /// When it happened.
-    pub happened: UnixMillis,
-    /// The call had been answered before.
-    pub answered: bool,
-    /// A guarded attempt was begun and its end was never recorded.
-    pub attempted: bool,
+    /// How late events are told.
+    pub lateness: Lateness,
+    /// Shortest time between two posts of the backlog: every event makes every agent's browser look again.
+    pub backlog_gap: Duration,
+    /// Events older than this are given up.
+    pub age_max: Duration,
+    /// Whether Zammad's log can be looked into.
+    pub can_look: bool,
 }
 
 /// What is to be done.
@@ -69,6 +63,13 @@ pub enum Output {
         /// The attempt must be on disk before the request is sent.
         guarded: bool,
     },
+    /// Look in Zammad's log what has become of a call; give the answer to [`Schedule::handle_looked`].
+    Look {
+        /// The event in question: its hangup.
+        seq: u64,
+        /// Which call.
+        call_id: CallId,
+    },
     /// Post the probe; give the outcome to [`Schedule::handle_probe`].
     Probe,
     /// Record that this event needs nothing more.
@@ -80,6 +81,11 @@ pub enum Output {
     },
     /// The guarded attempt of this event surely did not reach Zammad: take the record back.
     Unguard {
+        /// Which event.
+        seq: u64,
+    },
+    /// Zammad had lost this restored event's call: from now on it is one like any other.
+    Missing {
         /// Which event.
         seq: u64,
     },
@@ -99,34 +105,17 @@ pub enum Output {
 pub enum Fate {
     /// Zammad has it.
     Delivered(Done),
+    /// Zammad still had the call of this restored event, so it was not sent again.
+    LeftAlone,
     /// A hangup that may have been processed and must not be repeated.
     Ambiguous(String),
+    /// A policy keeps it from being told; which one.
+    Dropped(String),
     /// It will not be accepted; kept as a dead letter with this story.
     Dead(String),
 }
 
-/// Whether Zammad can be reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Link {
-    /// It answers.
-    Up,
-    /// It does not, or not sensibly.
-    Away {
-        /// The last reason.
-        why: String,
-        /// Since when.
-        since: UnixMillis,
-    },
-    /// Only a person can help: token, URL, certificate, integration switched off.
-    Misconfigured {
-        /// What to mend.
-        why: String,
-        /// Since when.
-        since: UnixMillis,
-    },
-}
-
-/// Figures for status and metrics.
+/// Figures for status and metrics, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Events that Zammad has, repeats of known newCalls included.
@@ -135,10 +124,14 @@ pub struct Counters {
     pub dead: u64,
     /// Hangups left alone because their fate is unknown.
     pub ambiguous: u64,
+    /// Events not told because a policy says so.
+    pub dropped: u64,
     /// Posts that failed and were, or will be, repeated.
     pub repeated: u64,
     /// newCalls posted again because Zammad did not know the call.
     pub healed: u64,
+    /// Hangups whose fate was found in Zammad's log.
+    pub looked_up: u64,
 }
 
 /// The state machine. One per Zammad.
@@ -146,75 +139,56 @@ pub struct Schedule {
     settings: Settings,
     lines: HashMap<CallId, Line>,
     owners: HashMap<u64, CallId>,
-    /// Lines that may be posted now, by their oldest event.
-    ready: BTreeSet<u64>,
+    /// Lines that may go now, by their first event: those it happened to lately, and the others.
+    fresh: BTreeSet<u64>,
+    backlog: BTreeSet<u64>,
     /// Lines that wait after a failure.
     resting: BTreeSet<(UnixMillis, u64)>,
     in_flight: usize,
-    width: usize,
-    held: usize,
-    /// The first event that is in the store only; `None` when all that is accepted is here.
-    beyond: Option<u64>,
-    /// The last event that was accepted but not taken in.
-    newest: u64,
-    loading: bool,
-    load_at: UnixMillis,
-    link: Link,
-    probe: Probe,
+    window: Window,
+    breaker: Breaker,
     paused: bool,
+    backlog_turn: bool,
+    backlog_due: UnixMillis,
     counters: Counters,
     outputs: VecDeque<Output>,
     dice: fastrand::Rng,
 }
 
+/// Which part of the queue is in memory: a stretch from its beginning, and fresh calls beside it.
 #[derive(Default)]
-struct Line {
-    items: VecDeque<Item>,
-    due: UnixMillis,
-    failures: u32,
-    story: String,
-    step: Step,
-}
-
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Step {
-    #[default]
-    Idle,
-    /// The first event is being posted.
-    Posting,
-    /// Zammad did not know the call: its newCall is to be posted again, then the event.
-    MustHeal,
-    /// That newCall is being posted.
-    Healing,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Probe {
-    No,
-    At(UnixMillis, u32),
-    InFlight(u32),
+struct Window {
+    /// The first event that may be in the store only; `None` when all that is accepted is here.
+    beyond: Option<u64>,
+    /// The first place that was never read from the store. What lies before it was taken in by reading.
+    unread: u64,
+    /// Behind the last event that was accepted but not taken in.
+    skipped_to: u64,
+    loading: bool,
+    load_at: UnixMillis,
+    /// Fresh calls that were taken in past `beyond`, and their events that are done with.
+    aside: HashSet<CallId>,
+    aside_done: BTreeSet<u64>,
 }
 
 impl Schedule {
     /// Nothing is held yet; the store is asked from its beginning. `seed` feeds the jitter.
     #[must_use]
     pub fn new(settings: Settings, seed: u64) -> Self {
+        let breaker = Breaker::new(settings.concurrency, settings.backoff);
         Self {
             settings,
             lines: HashMap::new(),
             owners: HashMap::new(),
-            ready: BTreeSet::new(),
+            fresh: BTreeSet::new(),
+            backlog: BTreeSet::new(),
             resting: BTreeSet::new(),
             in_flight: 0,
-            width: 1,
-            held: 0,
-            beyond: Some(0),
-            newest: 0,
-            loading: false,
-            load_at: UnixMillis::default(),
-            link: Link::Up,
-            probe: Probe::No,
+            window: Window { beyond: Some(0), ..Window::default() },
+            breaker,
             paused: false,
+            backlog_turn: false,
+            backlog_due: UnixMillis::default(),
             counters: Counters::default(),
             outputs: VecDeque::new(),
             dice: fastrand::Rng::with_seed(seed),
@@ -223,88 +197,133 @@ impl Schedule {
 
     /// An event was accepted: it is safe in the store.
     pub fn handle_accepted(&mut self, item: Item, now: UnixMillis) {
-        // While older events wait in the store only, this one waits there with them.
-        if self.beyond.is_none() && self.held >= WINDOW {
-            self.beyond = Some(item.seq);
+        // Reading was quicker than this word of it; the event may be delivered already.
+        if item.seq < self.window.unread {
+            return;
         }
-        if self.beyond.is_some() {
-            self.newest = self.newest.max(item.seq);
-        } else {
+        let held = self.owners.len();
+        if self.window.beyond.is_none() && held >= WINDOW {
+            self.window.beyond = Some(item.seq);
+        }
+        if self.window.beyond.is_none() {
+            return self.take(item, now);
+        }
+        // Older events wait in the store only. A call that begins now has none among them.
+        let begins = matches!(item.event.what, What::NewCall { .. }) && !item.restored;
+        if begins && held < WINDOW + ASIDE {
+            self.window.aside.insert(item.event.call_id.clone());
+        }
+        if self.window.aside.contains(&item.event.call_id) {
             self.take(item, now);
+        } else {
+            self.window.skipped_to = self.window.skipped_to.max(item.seq + 1);
         }
     }
 
     /// What the store holds from where [`Output::Load`] asked, for this Zammad. `next` is the first place that
     /// was not read; `at_end` says that nothing was there.
     pub fn handle_loaded(&mut self, items: Vec<Item>, next: u64, at_end: bool, now: UnixMillis) {
-        self.loading = false;
+        self.window.loading = false;
+        self.window.unread = self.window.unread.max(next);
         // What was accepted while the store was being read may lie behind its end.
-        self.beyond = (!at_end || self.newest >= next).then_some(next);
+        let all = at_end && self.window.skipped_to <= next;
         for item in items {
-            self.take(item, now);
+            if !self.window.aside_done.contains(&item.seq) {
+                self.take(item, now);
+            }
+        }
+        self.window.beyond = if all { None } else { Some(next) };
+        if all {
+            self.window.aside.clear();
+            self.window.aside_done.clear();
+        } else {
+            self.window.aside_done = self.window.aside_done.split_off(&next);
         }
     }
 
     /// The store could not be read: asked again later.
     pub fn handle_unreadable(&mut self, now: UnixMillis) {
-        self.loading = false;
-        self.load_at = now.after(self.settings.backoff.max.min(Duration::from_secs(5)));
+        self.window.loading = false;
+        self.window.load_at = now.after(UNREADABLE_WAIT);
     }
 
     /// What came of a post.
     pub fn handle_outcome(&mut self, seq: u64, outcome: &Outcome, now: UnixMillis) {
-        self.in_flight -= 1;
-        let Some(id) = self.owners.get(&seq).cloned() else { return };
-        let line = self.lines.get_mut(&id).expect("an owned event has a line");
-        let item = line.items.front().expect("the posted event is the line's first").clone();
-        let healing = line.step == Step::Healing;
-        line.step = Step::Idle;
-        let posted = if healing { item.event.as_new_call() } else { item.event.clone() };
+        let Some((id, item, step)) = self.returned(seq) else { return };
+        let posted = match step {
+            Step::Healing | Step::Restoring => item.event.as_new_call(),
+            Step::Idle | Step::Posting | Step::MustHeal | Step::MustLook | Step::Looking => {
+                item.event.clone()
+            }
+        };
         let verdict = judge(&posted.what, outcome);
-        if healing {
-            self.healed(&id, &item, verdict, now);
-        } else {
-            self.posted(&id, &item, verdict, now);
+        self.mind_link(&verdict, now);
+        match step {
+            Step::Healing => self.healed(&id, &item, verdict, now),
+            Step::Restoring => self.restored(&id, &item, verdict, now),
+            Step::Idle | Step::Posting | Step::MustHeal | Step::MustLook | Step::Looking => {
+                self.posted(&id, &item, verdict, now);
+            }
+        }
+    }
+
+    /// What Zammad's log says of a hangup whose fate was unknown.
+    pub fn handle_looked(&mut self, seq: u64, looked: Looked, now: UnixMillis) {
+        let Some((id, _, _)) = self.returned(seq) else { return };
+        match looked {
+            Looked::Processed => {
+                self.counters.looked_up += 1;
+                self.finish(&id, Fate::Delivered(Done::Accepted), now);
+            }
+            Looked::Unprocessed => {
+                self.counters.looked_up += 1;
+                self.counters.repeated += 1;
+                if let Some(first) = self.line(&id).items.front_mut() {
+                    first.attempted = false;
+                }
+                self.requeue(&id, now);
+            }
+            Looked::NotListed => {
+                let why = "Zammad's log no longer shows the call".to_owned();
+                self.finish(&id, Fate::Ambiguous(why), now);
+            }
+            Looked::Failed(why) => {
+                self.breaker.doubt(now);
+                self.line(&id).step = Step::MustLook;
+                if self.retell(&id, &format!("looking it up failed: {why}"), Last::Ambiguous, now) {
+                    self.requeue(&id, now);
+                }
+            }
         }
     }
 
     /// What came of the probe.
     pub fn handle_probe(&mut self, outcome: &Outcome, now: UnixMillis) {
-        let Probe::InFlight(failures) = self.probe else { return };
+        let before = self.breaker.link().clone();
+        let dice = self.dice.f64();
         match judge_probe(outcome) {
-            Verdict::Done(_) => {
-                self.probe = Probe::No;
-                if self.link != Link::Up {
-                    self.width = 1; // no storm on a Zammad that has just come back
-                }
-                self.set_link(Link::Up);
-            }
-            Verdict::Misconfigured(why) => self.misconfigured(why, now),
-            Verdict::Away { why, after } => self.away(why, after, failures + 1, now),
+            Verdict::Done(_) => self.breaker.probe_went_well(),
+            Verdict::Misconfigured(why) => self.breaker.misconfigured(why, now),
+            Verdict::Away { why, after } => self.breaker.probe_failed(why, after, dice, now),
             Verdict::Unsure(why) | Verdict::RowUnknown(why) | Verdict::Refused(why) => {
-                self.away(why, None, failures + 1, now);
+                self.breaker.probe_failed(why, None, dice, now);
             }
         }
+        self.say_link(&before);
     }
 
-    /// An operator took this event out of the queue.
+    /// An operator took this event out of the queue. What is on its way is not taken back.
     pub fn handle_removed(&mut self, seq: u64, now: UnixMillis) {
-        let Some(id) = self.owners.get(&seq).cloned() else { return };
-        let line = self.lines.get_mut(&id).expect("an owned event has a line");
-        // What is being posted is no longer ours to remove.
-        if line.step == Step::Idle || line.items.front().is_none_or(|i| i.seq != seq) {
-            if let Some(first) = line.items.front() {
-                self.ready.remove(&first.seq);
-                self.resting.remove(&(line.due, first.seq));
+        self.change(seq, now, |line| line.items.retain(|i| i.seq != seq));
+    }
+
+    /// An operator wants this event, and so what follows it in its call, to wait, or to go on.
+    pub fn handle_held(&mut self, seq: u64, held: bool, now: UnixMillis) {
+        self.change(seq, now, |line| {
+            for item in line.items.iter_mut().filter(|i| i.seq == seq) {
+                item.held = held;
             }
-            line.items.retain(|i| i.seq != seq);
-            let idle = line.step == Step::Idle;
-            self.owners.remove(&seq);
-            self.held -= 1;
-            if idle {
-                self.requeue(&id, now);
-            }
-        }
+        });
     }
 
     /// Stops posting, or goes on. An operator's word; nothing is lost meanwhile.
@@ -317,46 +336,38 @@ impl Schedule {
         if let Some(output) = self.outputs.pop_front() {
             return Some(output);
         }
-        if let Some(from) = self.beyond
-            && !self.loading
-            && self.load_at <= now
-            && self.held <= WINDOW / 2
-        {
-            self.loading = true;
-            return Some(Output::Load { from, limit: WINDOW - self.held });
+        if let Some(from) = self.wants_more().filter(|_| self.window.load_at <= now) {
+            self.window.loading = true;
+            return Some(Output::Load { from, limit: WINDOW / 2 });
         }
         if self.paused {
             return None;
         }
-        match (&self.link, self.probe) {
-            (Link::Up, Probe::No) => self.next_post(now),
-            (_, Probe::At(due, failures)) if due <= now => {
-                self.probe = Probe::InFlight(failures);
-                Some(Output::Probe)
-            }
-            (_, Probe::At(..) | Probe::InFlight(_) | Probe::No) => None,
+        if self.breaker.take_probe(now) {
+            return Some(Output::Probe);
         }
+        self.next(now)
     }
 
     /// When [`Schedule::poll_output`] may have something new without anything having come in.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<UnixMillis> {
-        let load = self.beyond.filter(|_| !self.loading && self.held <= WINDOW / 2).map(|_| self.load_at);
-        let post = match self.probe {
-            _ if self.paused => None,
-            Probe::At(due, _) => Some(due),
-            Probe::InFlight(_) => None,
-            Probe::No if self.in_flight >= self.width => None,
-            Probe::No if !self.ready.is_empty() => Some(UnixMillis::default()),
-            Probe::No => self.resting.first().map(|(due, _)| *due),
-        };
-        load.into_iter().chain(post).min()
+        let load = self.wants_more().map(|_| self.window.load_at);
+        if self.paused {
+            return load;
+        }
+        let idle = self.in_flight < self.breaker.width();
+        let fresh = (!self.fresh.is_empty()).then(UnixMillis::default);
+        let backlog = (!self.backlog.is_empty()).then_some(self.backlog_due);
+        let rested = self.resting.first().map(|(due, _)| *due);
+        let post = [fresh, backlog, rested].into_iter().flatten().min().filter(|_| idle);
+        [load, self.breaker.probe_due(), post].into_iter().flatten().min()
     }
 
     /// Whether Zammad can be reached.
     #[must_use]
     pub const fn link(&self) -> &Link {
-        &self.link
+        self.breaker.link()
     }
 
     /// Whether an operator stopped it.
@@ -377,10 +388,8 @@ impl Schedule {
         self.in_flight
     }
 
-    /// Nothing is held, nothing waits in the store, nothing is in flight.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.held == 0 && self.beyond.is_none() && self.in_flight == 0
+    fn wants_more(&self) -> Option<u64> {
+        self.window.beyond.filter(|_| !self.window.loading && self.owners.len() <= WINDOW / 2)
     }
 
     fn take(&mut self, item: Item, now: UnixMillis) {
@@ -390,79 +399,135 @@ impl Schedule {
         let id = item.event.call_id.clone();
         let line = self.lines.entry(id.clone()).or_default();
         self.owners.insert(item.seq, id.clone());
-        self.held += 1;
         line.items.push_back(item);
         if line.items.len() == 1 {
             self.requeue(&id, now);
         }
     }
 
-    fn next_post(&mut self, now: UnixMillis) -> Option<Output> {
+    fn next(&mut self, now: UnixMillis) -> Option<Output> {
         while let Some((_, seq)) = self.resting.first().filter(|(due, _)| *due <= now).copied() {
             self.resting.pop_first();
-            self.ready.insert(seq);
+            self.backlog.insert(seq);
         }
-        if self.in_flight < self.width {
-            let seq = self.ready.pop_first()?;
+        while self.in_flight < self.breaker.width() {
+            let seq = self.next_line(now)?;
             let id = self.owners[&seq].clone();
-            let line = self.lines.get_mut(&id).expect("an owned event has a line");
-            let item = line.items.front().expect("a ready line has an event");
-            let guarded = is_unrepeatable(item) && line.step == Step::Idle;
-            if guarded && item.attempted {
-                let why = "the program stopped while this hangup was on its way".to_owned();
-                self.finish(&id, Fate::Ambiguous(why), now);
-                return self.outputs.pop_front();
+            self.begin(&id, now);
+            if let Some(output) = self.outputs.pop_front() {
+                return Some(output);
             }
-            let body = if line.step == Step::MustHeal {
-                line.step = Step::Healing;
-                self.counters.healed += 1;
-                item.event.as_new_call().body()
-            } else {
-                line.step = Step::Posting;
-                let late = now.since(item.happened) >= self.settings.late_after;
-                if late || line.failures > 0 {
-                    item.event.without_identity().body()
-                } else {
-                    item.event.body()
-                }
-            };
-            self.in_flight += 1;
-            return Some(Output::Post { seq, body, guarded });
         }
         None
     }
 
-    fn posted(&mut self, id: &CallId, item: &Item, verdict: Verdict, now: UnixMillis) {
-        let unrepeatable = is_unrepeatable(item);
-        match verdict {
-            Verdict::Done(done) => {
-                self.width = (self.width + 1).min(self.settings.concurrency);
-                self.finish(id, Fate::Delivered(done), now);
+    /// Fresh lines and the backlog take turns; the backlog also keeps its pace.
+    fn next_line(&mut self, now: UnixMillis) -> Option<u64> {
+        while let Some(seq) = self.fresh.first().copied() {
+            let item = self.lines[&self.owners[&seq]].items.front().expect("a line in wait has an event");
+            if now.since(item.happened) < self.settings.lateness.after {
+                break;
             }
+            self.fresh.remove(&seq);
+            self.backlog.insert(seq);
+        }
+        let backlog_may = self.backlog_due <= now && !self.backlog.is_empty();
+        if backlog_may && (self.backlog_turn || self.fresh.is_empty()) {
+            self.backlog_turn = false;
+            self.backlog_due = now.after(self.settings.backlog_gap);
+            return self.backlog.pop_first();
+        }
+        self.backlog_turn = true;
+        self.fresh.pop_first()
+    }
+
+    /// The first event of a line that is due.
+    fn begin(&mut self, id: &CallId, now: UnixMillis) {
+        let line = &self.lines[id];
+        let item = line.items.front().expect("a line in wait has an event").clone();
+        let seq = item.seq;
+        if now.since(item.happened) >= self.settings.age_max {
+            return self.finish(id, Fate::Dropped("older than the queue keeps events".into()), now);
+        }
+        if line.step == Step::Idle && line.is_late_story(&self.settings.lateness, now) {
+            if line.is_unwanted(self.settings.lateness.policy) {
+                return self.drop_story(id, now);
+            }
+            self.line(id).burst = true;
+        }
+        let unsure = item.attempted && (item.restored || is_unrepeatable(&item));
+        let step = self.lines[id].step;
+        if step == Step::MustLook || (step == Step::Idle && unsure && !item.restored) {
+            let why = "the program stopped while this hangup was on its way";
+            if step == Step::Idle && !self.settings.can_look {
+                return self.finish(id, Fate::Ambiguous(why.into()), now);
+            }
+            self.send(id, Step::Looking, Output::Look { seq, call_id: id.clone() });
+        } else if item.restored && unsure {
+            self.finish(id, Fate::LeftAlone, now);
+        } else if item.restored {
+            let body = item.event.as_new_call().body();
+            self.send(id, Step::Restoring, Output::Post { seq, body, guarded: true });
+        } else if step == Step::MustHeal {
+            self.counters.healed += 1;
+            let body = item.event.as_new_call().body();
+            self.send(id, Step::Healing, Output::Post { seq, body, guarded: false });
+        } else {
+            let body = self.lines[id].body(&item, &self.settings.lateness, now);
+            let guarded = is_unrepeatable(&item);
+            self.send(id, Step::Posting, Output::Post { seq, body, guarded });
+        }
+    }
+
+    fn send(&mut self, id: &CallId, step: Step, output: Output) {
+        self.line(id).step = step;
+        self.in_flight += 1;
+        self.outputs.push_back(output);
+    }
+
+    /// A request has come back: its line, its event, and what it was sent for.
+    fn returned(&mut self, seq: u64) -> Option<(CallId, Item, Step)> {
+        self.in_flight -= 1;
+        let id = self.owners.get(&seq)?.clone();
+        let line = self.line(&id);
+        let step = std::mem::take(&mut line.step);
+        let item = line.items.front().expect("the event on its way is its line's first").clone();
+        Some((id, item, step))
+    }
+
+    fn mind_link(&mut self, verdict: &Verdict, now: UnixMillis) {
+        let before = self.breaker.link().clone();
+        let dice = self.dice.f64();
+        match verdict {
+            Verdict::Done(_) => self.breaker.widen(),
+            Verdict::Away { why, after } => self.breaker.away(why.clone(), *after, dice, now),
+            Verdict::Misconfigured(why) => self.breaker.misconfigured(why.clone(), now),
+            Verdict::Unsure(_) => self.breaker.doubt(now),
+            Verdict::RowUnknown(_) | Verdict::Refused(_) => {}
+        }
+        self.say_link(&before);
+    }
+
+    fn say_link(&mut self, before: &Link) {
+        if self.breaker.link() != before {
+            self.outputs.push_back(Output::Link(self.breaker.link().clone()));
+        }
+    }
+
+    fn posted(&mut self, id: &CallId, item: &Item, verdict: Verdict, now: UnixMillis) {
+        match verdict {
+            Verdict::Done(done) => self.finish(id, Fate::Delivered(done), now),
             Verdict::RowUnknown(why) => {
-                if self.retell(id, &why, now) {
+                if self.retell(id, &why, Last::Dead, now) {
                     let line = self.line(id);
                     line.step = Step::MustHeal;
                     line.due = now;
                     self.requeue(id, now);
                 }
             }
-            Verdict::Unsure(why) if unrepeatable => {
-                self.finish(id, Fate::Ambiguous(why.clone()), now);
-                self.away(why, None, 0, now);
-            }
-            Verdict::Unsure(why) => {
-                self.again(id, &why, now);
-                self.away(why, None, 0, now);
-            }
-            Verdict::Away { why, after } => {
-                self.unsent(id, item, now);
-                self.away(why, after, 1, now);
-            }
-            Verdict::Misconfigured(why) => {
-                self.unsent(id, item, now);
-                self.misconfigured(why, now);
-            }
+            Verdict::Unsure(why) if is_unrepeatable(item) => self.unsure(id, why, now),
+            Verdict::Unsure(why) => self.again(id, &why, now),
+            Verdict::Away { .. } | Verdict::Misconfigured(_) => self.unsent(id, item, now),
             Verdict::Refused(why) => self.finish(id, Fate::Dead(why), now),
         }
     }
@@ -472,34 +537,71 @@ impl Schedule {
         match verdict {
             // The row was there all along: what failed was the event itself, perhaps after it was saved.
             Verdict::Done(Done::AlreadyKnown) if is_unrepeatable(item) => {
-                let why = "Zammad failed inside while it processed this hangup".to_owned();
-                self.finish(id, Fate::Ambiguous(why), now);
+                self.unsure(id, "Zammad failed inside while it processed this hangup".into(), now);
             }
+            // The failure was counted when it came; now it has its wait.
             Verdict::Done(Done::AlreadyKnown) => {
-                self.again(id, "the call is known, yet Zammad fails on it", now)
-            }
-            Verdict::Done(Done::Accepted | Done::Rejected { .. } | Done::Dial { .. }) => {
+                let dice = self.dice.f64();
+                let backoff = self.settings.backoff;
+                let line = self.line(id);
+                line.due = now.after(backoff.wait(line.failures, dice));
                 self.requeue(id, now);
             }
-            Verdict::Away { why, after } => {
-                self.heal_later(id, now);
-                self.away(why, after, 1, now);
+            Verdict::Done(Done::Accepted | Done::Rejected { .. } | Done::Dial { .. }) => {
+                self.requeue(id, now)
             }
-            Verdict::Unsure(why) => {
-                self.heal_later(id, now);
-                self.away(why, None, 0, now);
-            }
-            Verdict::Misconfigured(why) => {
-                self.heal_later(id, now);
-                self.misconfigured(why, now);
+            Verdict::Away { .. } | Verdict::Unsure(_) | Verdict::Misconfigured(_) => {
+                self.line(id).step = Step::MustHeal;
+                self.requeue(id, now);
             }
             Verdict::RowUnknown(why) | Verdict::Refused(why) => self.finish(id, Fate::Dead(why), now),
         }
     }
 
-    fn heal_later(&mut self, id: &CallId, now: UnixMillis) {
-        self.line(id).step = Step::MustHeal;
-        self.requeue(id, now);
+    /// The newCall of a restored event was posted: only if Zammad had lost the call is it told again.
+    fn restored(&mut self, id: &CallId, item: &Item, verdict: Verdict, now: UnixMillis) {
+        match verdict {
+            Verdict::Done(Done::AlreadyKnown) => {
+                while self.lines.get(id).and_then(|l| l.items.front()).is_some_and(|i| i.restored) {
+                    self.finish(id, Fate::LeftAlone, now);
+                }
+            }
+            Verdict::Done(done) => {
+                let line = self.line(id);
+                // What follows was restored with it. Its screens are long closed.
+                line.burst = true;
+                let mut missing = Vec::new();
+                for item in line.items.iter_mut().filter(|i| i.restored) {
+                    item.restored = false;
+                    item.attempted = false;
+                    missing.push(Output::Missing { seq: item.seq });
+                }
+                self.outputs.extend(missing);
+                if matches!(item.event.what, What::NewCall { .. }) {
+                    self.finish(id, Fate::Delivered(done), now);
+                } else {
+                    self.outputs.push_back(Output::Unguard { seq: item.seq });
+                    self.requeue(id, now);
+                }
+            }
+            Verdict::Away { .. } | Verdict::Misconfigured(_) => {
+                self.outputs.push_back(Output::Unguard { seq: item.seq });
+                self.requeue(id, now);
+            }
+            // Whether a row that is there now was there before, nobody can tell any more.
+            Verdict::Unsure(why) | Verdict::RowUnknown(why) => self.finish(id, Fate::Ambiguous(why), now),
+            Verdict::Refused(why) => self.finish(id, Fate::Dead(why), now),
+        }
+    }
+
+    /// It may have been processed and must not be repeated blindly: look, or leave it.
+    fn unsure(&mut self, id: &CallId, why: String, now: UnixMillis) {
+        if self.settings.can_look {
+            self.line(id).step = Step::MustLook;
+            self.requeue(id, now);
+        } else {
+            self.finish(id, Fate::Ambiguous(why), now);
+        }
     }
 
     /// Surely not processed: it goes again as if it had never been sent.
@@ -513,14 +615,13 @@ impl Schedule {
 
     /// It failed and may be repeated, a bounded number of times.
     fn again(&mut self, id: &CallId, why: &str, now: UnixMillis) {
-        if self.retell(id, why, now) {
+        if self.retell(id, why, Last::Dead, now) {
             self.requeue(id, now);
         }
     }
 
-    /// Counts a failure on a line, adds it to the story and sets the wait; the last one makes a dead letter.
-    /// Whether the event lives on.
-    fn retell(&mut self, id: &CallId, why: &str, now: UnixMillis) -> bool {
+    /// Counts a failure on a line, adds it to the story and sets the wait. Whether the event lives on.
+    fn retell(&mut self, id: &CallId, why: &str, last: Last, now: UnixMillis) -> bool {
         let dice = self.dice.f64();
         let backoff = self.settings.backoff;
         let line = self.line(id);
@@ -531,23 +632,49 @@ impl Schedule {
         }
         if line.failures >= ATTEMPTS_MAX {
             let story = line.story.trim_end().to_owned();
-            self.finish(id, Fate::Dead(story), now);
+            let fate = match last {
+                Last::Dead => Fate::Dead(story),
+                Last::Ambiguous => Fate::Ambiguous(why.to_owned()),
+            };
+            self.finish(id, fate, now);
             return false;
         }
         self.counters.repeated += 1;
         true
     }
 
+    /// A late call that a policy keeps from being told: all of it, up to its hangup.
+    fn drop_story(&mut self, id: &CallId, now: UnixMillis) {
+        let policy = match self.settings.lateness.policy {
+            LatePolicy::MissedOnly => "late, and only missed calls are told late",
+            LatePolicy::Drop | LatePolicy::Deliver => "late, and late calls are not told",
+        };
+        loop {
+            let Some(item) = self.lines.get(id).and_then(|l| l.items.front()) else { return };
+            let last = matches!(item.event.what, What::Hangup { .. });
+            self.finish(id, Fate::Dropped(policy.to_owned()), now);
+            if last {
+                return;
+            }
+        }
+    }
+
     /// The line's first event needs nothing more.
     fn finish(&mut self, id: &CallId, fate: Fate, now: UnixMillis) {
+        self.unlist(id);
         let line = self.line(id);
-        let item = line.items.pop_front().expect("the posted event is the line's first");
-        *line = Line { items: std::mem::take(&mut line.items), ..Line::default() };
+        let item = line.shift().expect("an event that is finished is its line's first");
         self.owners.remove(&item.seq);
-        self.held -= 1;
+        if matches!(item.event.what, What::Hangup { .. }) {
+            self.window.aside.remove(id);
+        }
+        if self.window.beyond.is_some_and(|beyond| item.seq >= beyond) {
+            self.window.aside_done.insert(item.seq);
+        }
         match &fate {
-            Fate::Delivered(_) => self.counters.delivered += 1,
+            Fate::Delivered(_) | Fate::LeftAlone => self.counters.delivered += 1,
             Fate::Ambiguous(_) => self.counters.ambiguous += 1,
+            Fate::Dropped(_) => self.counters.dropped += 1,
             Fate::Dead(_) => self.counters.dead += 1,
         }
         self.outputs.push_back(Output::Settle { seq: item.seq, fate });
@@ -556,67 +683,58 @@ impl Schedule {
 
     /// A line with events goes on when it is due; one without is dropped.
     fn requeue(&mut self, id: &CallId, now: UnixMillis) {
-        let line = self.line(id);
+        let late = self.settings.lateness.after;
+        let Some(line) = self.lines.get(id) else { return };
         let due = line.due;
-        match line.items.front().map(|item| item.seq) {
-            Some(seq) if due <= now => {
-                self.ready.insert(seq);
-            }
-            Some(seq) => {
-                self.resting.insert((due, seq));
-            }
-            None => {
-                self.lines.remove(id);
-            }
+        let Some(item) = line.items.front() else {
+            self.lines.remove(id);
+            return;
+        };
+        let seq = item.seq;
+        if line.is_busy() || item.held {
+            return;
         }
+        if due > now {
+            self.resting.insert((due, seq));
+        } else if now.since(item.happened) < late && line.failures == 0 {
+            self.fresh.insert(seq);
+        } else {
+            self.backlog.insert(seq);
+        }
+    }
+
+    fn unlist(&mut self, id: &CallId) {
+        let Some(line) = self.lines.get(id) else { return };
+        if let Some(first) = line.items.front() {
+            self.fresh.remove(&first.seq);
+            self.backlog.remove(&first.seq);
+            self.resting.remove(&(line.due, first.seq));
+        }
+    }
+
+    /// Changes an event that is not on its way.
+    fn change(&mut self, seq: u64, now: UnixMillis, change: impl FnOnce(&mut Line)) {
+        let Some(id) = self.owners.get(&seq).cloned() else { return };
+        let line = &self.lines[&id];
+        if line.is_busy() && line.items.front().is_some_and(|i| i.seq == seq) {
+            return;
+        }
+        self.unlist(&id);
+        let line = self.line(&id);
+        change(line);
+        if !line.items.iter().any(|i| i.seq == seq) {
+            self.owners.remove(&seq);
+        }
+        self.requeue(&id, now);
     }
 
     fn line(&mut self, id: &CallId) -> &mut Line {
         self.lines.get_mut(id).expect("an event in hand has a line")
     }
-
-    fn away(&mut self, why: String, after: Option<Duration>, failures: u32, now: UnixMillis) {
-        let dice = self.dice.f64();
-        let wait = match failures {
-            0 => Duration::ZERO, // one event failed; ask at once whether Zammad is well otherwise
-            n => self.settings.backoff.wait(n, dice),
-        };
-        if self.probe == Probe::No || matches!(self.probe, Probe::InFlight(_)) {
-            self.probe = Probe::At(now.after(wait.max(after.unwrap_or_default())), failures);
-        }
-        if failures > 0 {
-            let since = self.down_since(now);
-            self.set_link(Link::Away { why, since });
-        }
-    }
-
-    fn misconfigured(&mut self, why: String, now: UnixMillis) {
-        self.probe = Probe::At(now.after(MISCONFIGURED_WAIT), 1);
-        let since = self.down_since(now);
-        self.set_link(Link::Misconfigured { why, since });
-    }
-
-    const fn down_since(&self, now: UnixMillis) -> UnixMillis {
-        match self.link {
-            Link::Up => now,
-            Link::Away { since, .. } | Link::Misconfigured { since, .. } => since,
-        }
-    }
-
-    fn set_link(&mut self, link: Link) {
-        if self.link != link {
-            self.link = link.clone();
-            self.outputs.push_back(Output::Link(link));
-        }
-    }
 }
 
-/// The one event whose repetition does harm: see Zammad's rule for a hangup of a call that is hung up already.
-fn is_unrepeatable(item: &Item) -> bool {
-    match item.event.what {
-        What::Hangup { cause } => {
-            item.event.direction == Direction::In && !item.answered && cause != Cause::Forwarded
-        }
-        What::NewCall { .. } | What::Answer { .. } => false,
-    }
+/// What an event becomes that has failed for the last time.
+enum Last {
+    Dead,
+    Ambiguous,
 }

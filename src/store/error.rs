@@ -10,7 +10,7 @@ use std::sync::Arc;
 pub enum StoreError {
     /// Another process has the store open.
     #[error(
-        "the store in {} is held by another process; stop that process, or ask the running daemon instead",
+        "the store in {} is in use by another process; stop that one, or give this one another directory with --state-dir",
         .path.display()
     )]
     Locked {

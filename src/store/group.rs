@@ -111,23 +111,23 @@ impl<'d> Group<'d> {
                     self.add(seq, &Dead { pending, died: at, story });
                 }
             }
-            Settle::Attempt { seq, at } => {
-                if let Some(pending) = self.row::<Pending>(seq)? {
-                    let begun = Pending { attempt: Some(at), ..pending };
-                    self.put(Tree::Pending, seq_key(seq).to_vec(), &begun.encode());
-                }
-            }
-            Settle::Unattempted { seq } => {
-                if let Some(pending) = self.row::<Pending>(seq)? {
-                    let untouched = Pending { attempt: None, ..pending };
-                    self.put(Tree::Pending, seq_key(seq).to_vec(), &untouched.encode());
-                }
-            }
+            Settle::Attempt { seq, at } => self.amend(seq, |p| p.attempt = Some(at))?,
+            Settle::Unattempted { seq } => self.amend(seq, |p| p.attempt = None)?,
+            Settle::Held { seq, held } => self.amend(seq, |p| p.held = held)?,
+            Settle::Missing { seq } => self.amend(seq, |p| p.restored = false)?,
             Settle::Removed { seq } => {
                 self.forget::<Pending>(seq)?;
                 self.forget::<Dead>(seq)?;
                 self.forget::<Delivered>(seq)?;
             }
+        }
+        Ok(())
+    }
+
+    fn amend(&mut self, seq: Seq, change: impl FnOnce(&mut Pending)) -> Result<(), StoreError> {
+        if let Some(mut pending) = self.row::<Pending>(seq)? {
+            change(&mut pending);
+            self.put(Tree::Pending, seq_key(seq).to_vec(), &pending.encode());
         }
         Ok(())
     }
@@ -139,7 +139,10 @@ impl<'d> Group<'d> {
         let mut delivered = Vec::new();
         for &seq in &seqs {
             dead.extend(self.row::<Dead>(seq)?.map(|row| (seq, row.pending)));
-            delivered.extend(self.row::<Delivered>(seq)?.map(|row| (seq, row.pending)));
+            delivered.extend(
+                self.row::<Delivered>(seq)?
+                    .map(|row| (seq, Pending { restored: true, attempt: None, ..row.pending })),
+            );
         }
         for &(seq, _) in &dead {
             self.take::<Dead>(seq);

@@ -94,6 +94,10 @@ pub struct Pending {
     pub answered: bool,
     /// A request that must not be blindly repeated was begun then.
     pub attempt: Option<UnixMillis>,
+    /// A person wants it to wait.
+    pub held: bool,
+    /// It had been delivered and was put back, for a Zammad that may have lost it.
+    pub restored: bool,
 }
 
 /// An event that was given up.
@@ -166,6 +170,18 @@ pub enum Settle {
     },
     /// The request that was begun surely did not arrive: it may be sent again like any other.
     Unattempted {
+        /// Which.
+        seq: Seq,
+    },
+    /// A person wants it to wait, or to go on.
+    Held {
+        /// Which.
+        seq: Seq,
+        /// Whether it waits.
+        held: bool,
+    },
+    /// Zammad had lost the call of this restored event: it is delivered like any other.
+    Missing {
         /// Which.
         seq: Seq,
     },
@@ -271,7 +287,8 @@ impl Store {
     }
 
     /// Brings dead or delivered events back to the end of the queue, under new positions, in their old order.
-    /// Positions that are neither are left out of the answer. [`Pending::attempt`] is kept.
+    /// Positions that are neither are left out of the answer. [`Pending::attempt`] is kept of dead ones; what
+    /// had been delivered comes back as [`Pending::restored`].
     ///
     /// # Errors
     /// [`Damaged`](StoreError::Damaged): one of the rows cannot be read, none was revived.
@@ -589,6 +606,8 @@ mod tests {
             happened: UnixMillis(n),
             answered: false,
             attempt: None,
+            held: false,
+            restored: false,
         }
     }
 

@@ -189,6 +189,10 @@ struct PendingRow {
     answered: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     attempt: Option<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    held: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    restored: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -243,7 +247,7 @@ enum WhatRow {
 
 impl From<&Pending> for PendingRow {
     fn from(pending: &Pending) -> Self {
-        let Pending { id, zammad, switch, event, happened, answered, attempt } = pending;
+        let Pending { id, zammad, switch, event, happened, answered, attempt, held, restored } = pending;
         // Longer text would not be sent either: Zammad holds no more.
         let text = |t: &String| cut(t, TEXT_MAX);
         Self {
@@ -270,6 +274,8 @@ impl From<&Pending> for PendingRow {
             happened: happened.0,
             answered: *answered,
             attempt: attempt.map(|at| at.0),
+            held: *held,
+            restored: *restored,
         }
     }
 }
@@ -297,6 +303,8 @@ impl TryFrom<PendingRow> for Pending {
             happened: UnixMillis(row.happened),
             answered: row.answered,
             attempt: row.attempt.map(UnixMillis),
+            held: row.held,
+            restored: row.restored,
         })
     }
 }
@@ -370,6 +378,8 @@ mod tests {
             happened: UnixMillis(17),
             answered: false,
             attempt: None,
+            held: false,
+            restored: false,
         };
         assert_eq!(Pending::decode(stored), Ok(pending.clone()));
         assert_eq!(pending.encode(), stored);
@@ -410,6 +420,8 @@ mod tests {
             happened: UnixMillis(1),
             answered: true,
             attempt: Some(UnixMillis(2)),
+            held: false,
+            restored: false,
         }
     }
 
@@ -430,8 +442,8 @@ mod tests {
             (short(), direction, short(), short(), what).prop_map(|(call, direction, from, to, what)| {
                 Event { call_id: CallId::new(&call), direction, from, to, what }
             });
-        (short(), short(), short(), event, any::<u64>(), any::<bool>(), any::<Option<u64>>()).prop_map(
-            |(id, zammad, switch, event, happened, answered, attempt)| Pending {
+        (short(), short(), short(), event, any::<u64>(), any::<[bool; 3]>(), any::<Option<u64>>()).prop_map(
+            |(id, zammad, switch, event, happened, [answered, held, restored], attempt)| Pending {
                 id,
                 zammad,
                 switch,
@@ -439,6 +451,8 @@ mod tests {
                 happened: UnixMillis(happened),
                 answered,
                 attempt: attempt.map(UnixMillis),
+                held,
+                restored,
             },
         )
     }

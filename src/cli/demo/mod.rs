@@ -3,13 +3,13 @@
 
 mod scenes;
 
-use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
 use self::scenes::{BEFORE, DURING, Scene};
@@ -26,6 +26,8 @@ use zammad::{Row, Zammad};
 const STEP: Duration = Duration::from_millis(1500);
 /// How fast recordings are played.
 const PACE: Pace = Pace::Times(1.5);
+/// How long the stand-in for Zammad takes to answer.
+const ANSWER: Duration = Duration::from_millis(150);
 /// How long the queue may take to drain at the end.
 const DRAIN_MAX: Duration = Duration::from_secs(15);
 
@@ -49,6 +51,8 @@ async fn show(screen: &Screen, state_dir: PathBuf) -> Result<ExitCode, Failure> 
     let failed =
         |what: &'static str| move |why: std::io::Error| Failure::new(format!("{what} cannot start: {why}"));
     let mut zammad = Zammad::start(zammad::Settings::default()).map_err(failed("the stand-in for Zammad"))?;
+    // A real one takes its time too, and so the queue can be watched.
+    zammad.set_fault_rule(|_| zammad::Fault::slow(ANSWER, Duration::ZERO));
     let settings =
         switch::Settings { heartbeat: Some(Duration::from_secs(5)), ..switch::Settings::default() };
     let switch = Switch::start(settings).map_err(failed("the stand-in for FreeSWITCH"))?;
@@ -92,6 +96,7 @@ fn config(switch: &Switch, zammad: &Zammad, state_dir: PathBuf) -> Result<Config
     let nothing = Environment::from_iter(std::iter::empty::<(String, String)>());
     let nowhere = std::path::Path::new("/nonexistent/freeswitch-zammad.toml");
     let mut config = Config::load(&overrides, &nothing, nowhere)?.config;
+    config.delivery.concurrency = std::num::NonZeroUsize::new(2).expect("two is not zero");
     config.delivery.retry_wait_min = Duration::from_millis(250);
     config.delivery.retry_wait_max = Duration::from_secs(1);
     Ok(config)
@@ -99,32 +104,35 @@ fn config(switch: &Switch, zammad: &Zammad, state_dir: PathBuf) -> Result<Config
 
 /// Shows what Zammad learns and how the queue moves while `act` runs.
 async fn watching<T>(screen: &Screen, zammad: &Zammad, store: &Store, act: impl Future<Output = T>) -> T {
-    let mut seen = Seen::of(zammad, store);
-    let mut look = tokio::time::interval(Duration::from_millis(50));
+    let mut told = processed(zammad).len();
+    let mut waiting = store.counts().pending;
+    let mut look = tokio::time::interval(Duration::from_millis(40));
     tokio::pin!(act);
     loop {
         let done = tokio::select! {
             done = &mut act => Some(done),
             _ = look.tick() => None,
         };
-        let now = Seen::of(zammad, store);
-        screen.changes(&seen, &now);
-        seen = now;
+        let events = processed(zammad);
+        for event in &events[told..] {
+            screen.line("zammad", &screen.sentence(event, &zammad.log()));
+        }
+        told = events.len();
+        let now = store.counts().pending;
+        if now != waiting {
+            screen.queue(now);
+        }
+        waiting = now;
         if let Some(done) = done {
             return done;
         }
     }
 }
 
-struct Seen {
-    rows: Vec<Row>,
-    waiting: u64,
-}
-
-impl Seen {
-    fn of(zammad: &Zammad, store: &Store) -> Self {
-        Self { rows: zammad.log(), waiting: store.counts().pending }
-    }
+/// The bodies of the events that Zammad has taken, in their order.
+fn processed(zammad: &Zammad) -> Vec<Value> {
+    let taken = zammad.requests().into_iter().filter(|r| r.processed && r.event.is_some());
+    taken.filter_map(|r| serde_json::from_str(&r.body).ok()).collect()
 }
 
 /// A scene that was played, and the legs it had.
@@ -205,36 +213,28 @@ impl Screen {
         print(&format!("{at:5.1}s  {}  {what}", self.paint(&format!("{who:<6}"), colour)));
     }
 
-    fn changes(&self, before: &Seen, now: &Seen) {
-        let known: HashMap<&str, &Row> = before.rows.iter().map(|r| (r.call_id.as_str(), r)).collect();
-        for row in &now.rows {
-            let old = known.get(row.call_id.as_str());
-            if old.is_some_and(|o| o.state == row.state && o.to_comment == row.to_comment) {
-                continue;
-            }
-            if old.is_none() && row.state != "newCall" {
-                self.line("zammad", &format!("{}  rings", who(row)));
-            }
-            self.line("zammad", &self.state(row));
-        }
-        if before.waiting != now.waiting {
-            let bar = "▇".repeat(usize::try_from(now.waiting.min(40)).unwrap_or_default());
-            self.line("queue", &format!("{:>2} waiting {bar}", now.waiting));
-        }
+    fn queue(&self, waiting: u64) {
+        let bar = "▇".repeat(usize::try_from(waiting.min(40)).unwrap_or_default());
+        self.line("queue", format!("{waiting:>2} waiting {bar}").trim_end());
     }
 
-    fn state(&self, row: &Row) -> String {
-        let who = who(row);
-        let by = row.to_comment.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
-        let cause = row.comment.as_deref().unwrap_or_default();
-        match row.state.as_str() {
-            "newCall" if row.direction == "in" => format!("{who}  rings: who is calling pops up"),
+    /// An event that Zammad has taken, as the people there see it.
+    fn sentence(&self, event: &Value, log: &[Row]) -> String {
+        let text = |key: &str| event[key].as_str().unwrap_or_default();
+        let who = who(text("from"), text("to"));
+        let row = log.iter().find(|row| row.call_id == text("callId"));
+        match text("event") {
+            "newCall" if text("direction") == "in" => format!("{who}  rings: who is calling pops up"),
             "newCall" => format!("{who}  is being dialled"),
-            "answer" => format!("{who}  answered{by}"),
-            _ if row.missed_mark() => {
-                format!("{who}  ended ({cause}), {}", self.paint("MISSED: to be called back", "31"))
+            "answer" => match text("user") {
+                "" => format!("{who}  answered"),
+                by => format!("{who}  answered by {by}"),
+            },
+            _ if row.is_some_and(Row::missed_mark) => {
+                let missed = self.paint("MISSED: to be called back", "31");
+                format!("{who}  ended ({}), {missed}", text("cause"))
             }
-            _ => format!("{who}  ended ({cause})"),
+            _ => format!("{who}  ended ({})", text("cause")),
         }
     }
 
@@ -287,8 +287,8 @@ impl Screen {
     }
 }
 
-fn who(row: &Row) -> String {
-    format!("{:>13} → {:<13}", row.from, row.to)
+fn who(from: &str, to: &str) -> String {
+    format!("{from:>13} → {to:<13}")
 }
 
 fn told(direction: &str, from: &str, to: &str, by: Option<&str>, missed: bool, cause: &str) -> String {

@@ -1,0 +1,86 @@
+//! Asks the running daemon or, if none runs, the store itself.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, lchown};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{Common, Failure, runtime};
+use crate::config::{Config, Needs};
+use crate::daemon::limits;
+use crate::edge::answers;
+use crate::edge::control::{self, Request};
+use crate::store::{Store, StoreError};
+
+/// Asks the running daemon or, if none runs, the store itself.
+pub(super) fn question(common: &Common, request: Request) -> Result<Vec<Value>, Failure> {
+    let config = common.load(Needs::Calls)?.config;
+    let answer =
+        runtime()?.block_on(async {
+            let asked = control::ask(&config.state_dir, &request).await;
+            match asked.map_err(|why| Failure::new(match why.kind() {
+            ErrorKind::PermissionDenied => format!(
+                "the daemon's control socket in {}: {why}; ask as the user that it runs as, or as root",
+                config.state_dir.display()
+            ),
+            _ => format!("the daemon did not answer whole: {why}; ask again"),
+        }))? {
+            Some(answer) => Ok(answer),
+            None => from_store(&config, request).await,
+        }
+        })?;
+    match answer.first().and_then(|a| a["error"].as_str()) {
+        Some(why) => Err(Failure::new(why)),
+        None => Ok(answer),
+    }
+}
+
+async fn from_store(config: &Config, request: Request) -> Result<Vec<Value>, Failure> {
+    // Looking must not create: a mistyped directory would look like an empty queue.
+    let dir = &config.state_dir;
+    match dir.join("FORMAT").try_exists() {
+        Ok(true) => {}
+        Ok(false) => {
+            return Err(Failure::new(format!(
+                "there is no store in {}; name the daemon's directory with --state-dir",
+                dir.display()
+            )));
+        }
+        Err(why) => {
+            return Err(Failure::new(format!(
+                "{}: {why}; ask as the user that the daemon runs as, or as root",
+                dir.display()
+            )));
+        }
+    }
+    let store = Store::open(dir, limits(config)).map_err(unopened)?;
+    let answer = answers::answer(&store, None, request).await.map_err(Failure::new)?;
+    store.close().await.map_err(Failure::new)?;
+    leave_to_owner(dir);
+    Ok(answer)
+}
+
+fn unopened(why: StoreError) -> Failure {
+    if why.is_permanent() { Failure::permanent(why) } else { Failure::new(why) }
+}
+
+/// Files that root made while it looked are given to whose directory it is: the daemon must still be able to write
+/// them. Not root, this cannot be needed and is refused.
+fn leave_to_owner(dir: &Path) {
+    let Ok(owner) = fs::metadata(dir) else { return };
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let Ok(about) = entry.metadata() else { continue };
+            if about.uid() != owner.uid() {
+                // Refused, it stays as it is; the daemon says what it cannot write.
+                let _ = lchown(entry.path(), Some(owner.uid()), Some(owner.gid()));
+            }
+            if about.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! What is answered to each request: from the store and, if there is one, the running daemon.
+
+use serde_json::{Value, json};
+
+use super::clock;
+use super::control::{Kind, Live, Request, Selection};
+use super::drain::{DrainState, Order};
+use super::listener::LinkState;
+use super::rows;
+use crate::queue::breaker::Link;
+use crate::store::{Accepting, Pending, Place, Seq, Settle, Store, StoreError};
+
+/// Rows read from the store at once.
+const PAGE: usize = 500;
+
+/// Why a request could not be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The store failed.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// It makes no sense.
+    #[error("{0}")]
+    Senseless(String),
+}
+
+/// The answer to a request, from the store and, if there is one, the running daemon.
+///
+/// # Errors
+/// If the store fails, or the request makes no sense.
+pub async fn answer(store: &Store, live: Option<&Live>, request: Request) -> Result<Vec<Value>, Refusal> {
+    match request {
+        Request::Status => Ok(vec![status(store, live)?]),
+        Request::List { kind, from, limit } => {
+            let mut rows = Vec::new();
+            each(store, kind, Seq(from), |_, _, row| {
+                rows.push(row);
+                rows.len() < limit
+            })?;
+            Ok(rows)
+        }
+        Request::Show { id } => Ok(show(store, &id)?),
+        Request::Replay { dead, since, these, dry_run } => {
+            replay(store, live, dead, since, &these, dry_run).await
+        }
+        Request::Hold { these, held } => {
+            let (seqs, rows) = select(store, Kind::Pending, |seq, event| these.has(seq, event))?;
+            store.settle(seqs.iter().map(|seq| Settle::Held { seq: *seq, held }).collect()).await?;
+            order(live, || Order::Held(seqs.clone(), held)).await;
+            Ok(rows)
+        }
+        Request::Delete { these } => delete(store, live, &these).await,
+        Request::Pause { zammad, paused } => pause(live, zammad.as_deref(), paused).await,
+        Request::Import { rows } => import(store, live, &rows).await,
+    }
+}
+
+fn status(store: &Store, live: Option<&Live>) -> Result<Value, StoreError> {
+    let now = clock::now();
+    let counts = store.counts();
+    let oldest = store.oldest_pending()?.map(|(_, p)| now.since(p.happened).as_secs());
+    let mut status = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "running": live.is_some(),
+        "queue": {
+            "waiting": counts.pending,
+            "oldest_age_s": oldest,
+            "dead": counts.dead,
+            "delivered_kept": counts.delivered,
+            "disk_bytes": store.disk_bytes()?,
+        },
+    });
+    if let Some(live) = live {
+        let figures = *live.board.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        status["started"] = live.started.to_string().into();
+        status["calls"] = json!({
+            "going_on": figures.calls, "legs": figures.legs, "events_accepted": figures.accepted,
+            "events_repeated": figures.repeated,
+        });
+        status["switches"] = live
+            .switches
+            .iter()
+            .map(|(name, address, state)| switch(name, address, &state.borrow()))
+            .collect();
+        status["zammads"] =
+            live.zammads.iter().map(|(name, url, state, _)| zammad(name, url, &state.borrow())).collect();
+    }
+    Ok(status)
+}
+
+fn switch(name: &str, address: &str, state: &LinkState) -> Value {
+    json!({
+        "name": name, "address": address, "listening": state.listening, "since": state.since.to_string(),
+        "reason": state.why, "losses": state.losses, "events": state.events, "skipped": state.skipped,
+        "waits_for_disk": state.waits,
+    })
+}
+
+fn zammad(name: &str, url: &str, state: &DrainState) -> Value {
+    let (link, reason, since) = match &state.link {
+        Link::Up => ("up", None, None),
+        Link::Away { why, since } => ("away", Some(why), Some(since)),
+        Link::Misconfigured { why, since } => ("misconfigured", Some(why), Some(since)),
+    };
+    json!({
+        "name": name, "url": url, "link": link, "reason": reason, "since": since.map(ToString::to_string),
+        "paused": state.paused, "in_flight": state.in_flight,
+        "last_delivery": state.last_delivery.map(|t| t.to_string()),
+        "delivered": state.counters.delivered, "dead": state.counters.dead, "repeated": state.counters.repeated,
+        "healed": state.counters.healed, "ambiguous": state.counters.ambiguous,
+        "dropped": state.counters.dropped, "looked_up": state.counters.looked_up,
+    })
+}
+
+fn show(store: &Store, id: &str) -> Result<Vec<Value>, StoreError> {
+    let seq = id.parse().ok();
+    let mut found = Vec::new();
+    for kind in [Kind::Delivered, Kind::Dead, Kind::Pending] {
+        let named = |at: Seq, event: &Pending| {
+            Some(at.0) == seq || event.event.call_id.as_str() == id || event.id == id
+        };
+        found.extend(select(store, kind, named)?.1);
+    }
+    Ok(found)
+}
+
+async fn replay(
+    store: &Store,
+    live: Option<&Live>,
+    dead: bool,
+    since: Option<u64>,
+    these: &Selection,
+    dry_run: bool,
+) -> Result<Vec<Value>, Refusal> {
+    let (mut seqs, mut rows) = select(store, Kind::Dead, |seq, event| dead || these.has(seq, event))?;
+    let again = |event: &Pending| since.is_some_and(|since| event.happened.0 >= since);
+    let (more, told) = select(store, Kind::Delivered, |seq, event| again(event) || these.has(seq, event))?;
+    seqs.extend(more);
+    rows.extend(told);
+    if dry_run {
+        return Ok(rows);
+    }
+    let revived = store.revive(seqs).await?;
+    let rows = revived.iter().map(|(seq, event)| rows::pending(*seq, event)).collect();
+    hand_over(live, &revived).await;
+    Ok(rows)
+}
+
+async fn delete(store: &Store, live: Option<&Live>, these: &Selection) -> Result<Vec<Value>, Refusal> {
+    let (mut seqs, mut rows) = (Vec::new(), Vec::new());
+    for kind in [Kind::Pending, Kind::Dead, Kind::Delivered] {
+        let (more, told) = select(store, kind, |seq, event| these.has(seq, event))?;
+        seqs.extend(more);
+        rows.extend(told);
+    }
+    // Out of the schedule first: what it still posts afterwards was on its way already.
+    order(live, || Order::Removed(seqs.clone())).await;
+    store.settle(seqs.iter().map(|seq| Settle::Removed { seq: *seq }).collect()).await?;
+    Ok(rows)
+}
+
+async fn pause(live: Option<&Live>, zammad: Option<&str>, paused: bool) -> Result<Vec<Value>, Refusal> {
+    let Some(live) = live else {
+        return Err(Refusal::Senseless(
+            "the daemon is not running, so there is nothing to pause or resume".into(),
+        ));
+    };
+    let mut done = Vec::new();
+    for (name, _, _, orders) in live.zammads.iter().filter(|(name, ..)| zammad.is_none_or(|z| z == name)) {
+        // A drain that is stopping posts nothing any more.
+        let _ = orders.send(Order::Pause(paused)).await;
+        done.push(json!({ "zammad": name, "paused": paused }));
+    }
+    if done.is_empty() {
+        let known: Vec<&str> = live.zammads.iter().map(|(name, ..)| name.as_str()).collect();
+        return Err(Refusal::Senseless(format!("no Zammad is called so; there is {}", known.join(", "))));
+    }
+    Ok(done)
+}
+
+async fn import(store: &Store, live: Option<&Live>, given: &[Value]) -> Result<Vec<Value>, Refusal> {
+    let mut read = Vec::new();
+    for (number, row) in (1..).zip(given) {
+        let row = rows::read(row);
+        read.push(
+            row.map_err(|why| Refusal::Senseless(format!("row {number}: {why}; give rows as exported")))?,
+        );
+    }
+    let events = read.iter().map(|(event, ..)| event.clone()).collect();
+    let seqs = store.accept(Accepting { events, state: vec![] }).await?;
+    let mut taken = Vec::new();
+    let mut settles = Vec::new();
+    let mut pending = Vec::new();
+    for (seq, (event, kind, at, note)) in seqs.into_iter().zip(read) {
+        let Some(seq) = seq else { continue };
+        taken.push(rows::pending(seq, &event));
+        match rows::settle(seq, kind, at, note) {
+            Some(settle) => settles.push(settle),
+            None => pending.push((seq, event)),
+        }
+    }
+    store.settle(settles).await?;
+    hand_over(live, &pending).await;
+    Ok(taken)
+}
+
+/// Gives events that are new in the queue to the drains of their Zammads.
+async fn hand_over(live: Option<&Live>, events: &[(Seq, Pending)]) {
+    for (name, _, _, orders) in live.map(|l| l.zammads.as_slice()).unwrap_or_default() {
+        let theirs: Vec<_> = events.iter().filter(|(_, e)| e.zammad == *name).cloned().collect();
+        // A drain that is stopping finds them in the store at the next start.
+        let _ = orders.send(Order::Revived(theirs)).await;
+    }
+}
+
+async fn order(live: Option<&Live>, order: impl Fn() -> Order) {
+    for (_, _, _, orders) in live.map(|l| l.zammads.as_slice()).unwrap_or_default() {
+        let _ = orders.send(order()).await;
+    }
+}
+
+fn select(
+    store: &Store,
+    kind: Kind,
+    wanted: impl Fn(Seq, &Pending) -> bool,
+) -> Result<(Vec<Seq>, Vec<Value>), StoreError> {
+    let (mut seqs, mut rows) = (Vec::new(), Vec::new());
+    each(store, kind, Seq(0), |seq, event, row| {
+        if wanted(seq, event) {
+            seqs.push(seq);
+            rows.push(row);
+        }
+        true
+    })?;
+    Ok((seqs, rows))
+}
+
+/// Rows of a kind from a position on, page by page, until `take` has enough. Damaged ones are passed over.
+fn each(
+    store: &Store,
+    kind: Kind,
+    from: Seq,
+    mut take: impl FnMut(Seq, &Pending, Value) -> bool,
+) -> Result<(), StoreError> {
+    let mut from = from;
+    loop {
+        let page: Result<Vec<(Seq, Pending, Value)>, StoreError> = match kind {
+            Kind::Pending => store.pending_from(from, PAGE).map(|page| {
+                page.into_iter()
+                    .map(|(seq, e)| (seq, rows::pending(seq, &e), e))
+                    .map(|(s, r, e)| (s, e, r))
+                    .collect()
+            }),
+            Kind::Dead => store.dead_from(from, PAGE).map(|page| {
+                page.into_iter()
+                    .map(|(seq, d)| (seq, rows::dead(seq, &d), d))
+                    .map(|(s, r, d)| (s, d.pending, r))
+                    .collect()
+            }),
+            Kind::Delivered => store.delivered_from(from, PAGE).map(|page| {
+                let rows = page.into_iter().map(|(seq, d)| (seq, rows::delivered(seq, &d), d));
+                rows.map(|(s, r, d)| (s, d.pending, r)).collect()
+            }),
+        };
+        let page = match page {
+            Ok(page) => page,
+            Err(StoreError::Damaged { place: Place::Row { seq: Some(seq), .. }, .. }) => {
+                from = Seq(seq.0 + 1);
+                continue;
+            }
+            Err(why) => return Err(why),
+        };
+        let Some((last, ..)) = page.last() else { return Ok(()) };
+        from = Seq(last.0 + 1);
+        for (seq, event, row) in page {
+            if !take(seq, &event, row) {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The link to the switch is cut, the daemon is stopped or killed, in the middle of calls: each call that was
+//! open still ends in Zammad, and none is there twice.
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
+mod common;
+#[path = "common/road.rs"]
+mod road;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use freeswitch_zammad::daemon::Daemon;
+use freeswitch_zammad::esl::command::SUBSCRIPTION;
+use freeswitch_zammad::sim::recording::{Event, Recording};
+use freeswitch_zammad::sim::switch::{Disconnect, Settings, Switch};
+use road::{Road, differences, drained, renamed, rows_of, until, within};
+use serde_json::Value;
+
+/// A recording under its own legs, played in three pieces, and what a person watching would say of it.
+struct Scene {
+    name: String,
+    whole: Recording,
+    before: Recording,
+    gap: Recording,
+    after: Recording,
+    want: Value,
+}
+
+const HOWS: [Disconnect; 3] = [Disconnect::Eof, Disconnect::Notice, Disconnect::Reset];
+/// Where recordings are cut, in eighths.
+const CUTS: [usize; 7] = [1, 2, 3, 4, 5, 6, 7];
+
+#[tokio::test]
+async fn a_cut_link_over_which_nothing_was_missed_changes_nothing() {
+    let road = Road::new();
+    let daemon = road.daemon().await;
+    let mut told = 0;
+    for (round, eighths) in [1, 3, 4, 6].into_iter().enumerate() {
+        let scenes = scenes(&road.switch, "captures", &format!("n{round}"), eighths, 0);
+        let heard = daemon.live().switches[0].2.borrow().events;
+        begin(&daemon, &road, &scenes, heard).await;
+        cut(&road, HOWS[round % 3]).await;
+        for scene in &scenes {
+            road.play(&scene.after).await;
+        }
+        told += calls(&scenes);
+        road.all_ended(told).await;
+        drained(daemon.store()).await;
+        compare(&road, &scenes);
+    }
+    assert_eq!(road.zammad.log().len(), told);
+    daemon.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn calls_that_go_on_unheard_end_in_zammad_once() {
+    let road = Road::new();
+    let daemon = road.daemon().await;
+    let mut all = Vec::new();
+    // Each kind of cut finds calls at every stage.
+    for (round, how) in HOWS.into_iter().enumerate() {
+        let stage = |eighths| scenes(&road.switch, "captures", &format!("g{round}{eighths}"), eighths, 2);
+        let scenes: Vec<Scene> = CUTS.into_iter().skip(round).step_by(3).flat_map(stage).collect();
+        for scene in &scenes {
+            road.play(&scene.before).await;
+        }
+        within("the link is cut", road.switch.drop_connections(how)).await;
+        for scene in &scenes {
+            road.play(&scene.gap).await;
+        }
+        within("the daemon is back", road.switch.wait_subscribed()).await;
+        for scene in &scenes {
+            road.play(&scene.after).await;
+        }
+        all.extend(scenes);
+    }
+    over(&daemon, &road, &all).await;
+    daemon.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_stopped_in_the_middle_of_calls_finishes_them_when_it_is_back() {
+    let road = Road::new();
+    let mut daemon = road.daemon().await;
+    let (mut unmissed, mut all, mut heard) = (Vec::new(), Vec::new(), 0);
+    for (eighths, gap) in [(1, 0), (3, 2), (5, 0), (6, 2)] {
+        let scenes = scenes(&road.switch, "captures", &format!("s{eighths}"), eighths, gap);
+        begin(&daemon, &road, &scenes, heard).await;
+        within("a stop", daemon.stop()).await.unwrap();
+        for scene in &scenes {
+            road.play(&scene.gap).await;
+        }
+        daemon = road.daemon().await;
+        for scene in &scenes {
+            road.play(&scene.after).await;
+        }
+        heard = scenes.iter().map(|s| subscribed(&s.after)).sum();
+        if gap == 0 { unmissed.extend(scenes) } else { all.extend(scenes) }
+    }
+    over(&daemon, &road, &all).await;
+    over(&daemon, &road, &unmissed).await;
+    compare(&road, &unmissed);
+    daemon.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_that_is_answered_unheard_is_not_missed() {
+    let road = Road::new();
+    let daemon = road.daemon().await;
+    let whole = renamed(&road.switch, &common::recording("captures", "in_answered_caller_hangs_up"), "u");
+    let ringing = position(&whole, "CHANNEL_ANSWER");
+    let talking = position(&whole, "CHANNEL_HANGUP_COMPLETE");
+    let (before, rest) = whole.split_at(ringing);
+    let (gap, after) = rest.split_at(talking - ringing);
+    road.play(&before).await;
+    road.zammad.wait_until(|rows, _| rows.len() == 1).await;
+    within("the link is cut", road.switch.drop_connections(Disconnect::Eof)).await;
+    road.play(&gap).await;
+    within("it is known as answered", road.zammad.wait_until(|rows, _| rows[0].state == "answer")).await;
+    road.play(&after).await;
+    road.all_ended(1).await;
+    let row = &road.zammad.log()[0];
+    assert_eq!((row.to_comment.as_deref(), row.missed_mark()), (Some("1001"), false), "{row:?}");
+    daemon.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_that_began_unheard_is_told() {
+    let road = Road::new();
+    let whole = renamed(&road.switch, &common::recording("captures", "rg_one_answers"), "b");
+    let (before, after) = whole.split_at(position(&whole, "CHANNEL_HANGUP_COMPLETE"));
+    road.play(&before).await;
+    let daemon = road.daemon().await;
+    within("the call is known", road.zammad.wait_until(|rows, _| !rows.is_empty())).await;
+    road.play(&after).await;
+    road.all_ended(1).await;
+    assert_eq!(road.zammad.log().len(), 1);
+    daemon.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_switch_that_dies_ends_its_calls() {
+    let mut road = Road::new();
+    let daemon = road.daemon().await;
+    let scenes = scenes(&road.switch, "captures", "dies", 4, 0);
+    begin(&daemon, &road, &scenes, 0).await;
+    road.switch.crash().await;
+    road.switch.restart().unwrap();
+    over(&daemon, &road, &scenes).await;
+    daemon.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_subscription_is_made_anew_on_each_connection_and_asks_for_no_more_than_it_needs() {
+    let road = Road::new();
+    let daemon = road.daemon().await;
+    let said = || -> BTreeMap<u64, Vec<String>> {
+        let mut said = BTreeMap::<u64, Vec<String>>::new();
+        for (connection, command) in road.switch.commands() {
+            said.entry(connection).or_default().push(command);
+        }
+        said
+    };
+    for (number, how) in (1..).zip(HOWS) {
+        let asked = || said().get(&number).is_some_and(|commands| commands.len() == 3);
+        until("the connection asks what it missed", asked).await;
+        cut(&road, how).await;
+    }
+    until("the last one does", || said().get(&4).is_some_and(|c| c.len() == 3)).await;
+    let said = said();
+    assert_eq!(said.len(), 4);
+    for commands in said.values() {
+        assert_eq!(commands[..], ["auth ClueCon", SUBSCRIPTION, "api show channels as json"]);
+    }
+    assert!(!SUBSCRIPTION.contains("ALL") && !SUBSCRIPTION.contains("CHANNEL_EXECUTE"));
+    daemon.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_half_open_link_is_noticed_by_missing_heartbeats() {
+    let heartbeat = Some(Duration::from_millis(50));
+    let road = Road::with(Settings { heartbeat, ..Settings::default() });
+    let mut config = road.config();
+    config.switches[0].heartbeat_timeout = Duration::from_millis(600);
+    let daemon = Daemon::start(config).await.unwrap();
+    within("it subscribes", road.switch.wait_subscribed()).await;
+    let link = daemon.live().switches[0].2.clone();
+    // As long as it beats, the link stays, for longer than the silence that would end it.
+    until("it has beaten for a while", || link.borrow().events > 20).await;
+    assert_eq!(link.borrow().losses, 0);
+    road.switch.set_silent(true);
+    until("the silence is noticed", || link.borrow().losses == 1).await;
+    assert!(link.borrow().why.contains("not even a heartbeat"), "{}", link.borrow().why);
+    road.switch.set_silent(false);
+    until("it listens again", || link.borrow().listening).await;
+    daemon.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_that_is_out_of_step_is_begun_anew() {
+    let road = Road::new();
+    let daemon = road.daemon().await;
+    let link = daemon.live().switches[0].2.clone();
+    road.switch.send_raw(b"4915112345678 is no header\n\n");
+    until("the link is given up", || link.borrow().losses == 1).await;
+    assert!(!link.borrow().why.contains("4915112345678"), "{}", link.borrow().why);
+    until("it listens again", || link.borrow().listening).await;
+    daemon.stop().await.unwrap();
+}
+
+/// Ends the connection, and returns when the daemon has come back.
+async fn cut(road: &Road, how: Disconnect) {
+    within("the link is cut", road.switch.drop_connections(how)).await;
+    within("the daemon is back", road.switch.wait_subscribed()).await;
+}
+
+/// Plays the first piece of each scene, and returns when the daemon has read it. `heard` is what it has been sent
+/// since it began.
+async fn begin(daemon: &Daemon, road: &Road, scenes: &[Scene], heard: u64) {
+    let link = daemon.live().switches[0].2.clone();
+    until("it listens", || link.borrow().listening).await;
+    for scene in scenes {
+        road.play(&scene.before).await;
+    }
+    let events = heard + scenes.iter().map(|s| subscribed(&s.before)).sum::<u64>();
+    until("all was heard", || link.borrow().events >= events).await;
+}
+
+fn subscribed(recording: &Recording) -> u64 {
+    recording.events().iter().filter(|e| is_subscribed(e)).count() as u64
+}
+
+fn is_subscribed(event: &Event) -> bool {
+    let kind = event.header("Event-Subclass").unwrap_or_else(|| event.name().to_owned());
+    SUBSCRIPTION.split_ascii_whitespace().any(|word| word == kind)
+}
+
+/// Each call of these scenes that Zammad knows of has ended, once, and the daemon holds none as going on.
+async fn over(daemon: &Daemon, road: &Road, scenes: &[Scene]) {
+    let board = daemon.live().board.clone();
+    let quiet = || board.lock().unwrap().calls == 0 && daemon.store().counts().pending == 0;
+    let rows = || road.zammad.log();
+    let ended = || rows().iter().all(|row| row.state == "hangup");
+    let patience = tokio::time::timeout(road::PATIENCE, async {
+        while !(quiet() && ended()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let open = || rows().into_iter().filter(|r| r.state != "hangup").collect::<Vec<_>>();
+    assert!(patience.await.is_ok(), "left open: {:?}, {:#?}", board.lock().unwrap(), open());
+    let rows = rows();
+    for scene in scenes {
+        let of = rows_of(&rows, &scene.whole);
+        let want = scene.want.as_array().unwrap().len();
+        assert!(of.len() <= want, "{}: {} rows for {want} calls: {of:#?}", scene.name, of.len());
+        // What was heard to begin is there.
+        let heard = scene.before.events().iter().any(|e| e.name() == "CHANNEL_BRIDGE");
+        assert!(!heard || want == 0 || !of.is_empty(), "{}: no row", scene.name);
+    }
+}
+
+fn compare(road: &Road, scenes: &[Scene]) {
+    let (rows, seen) = (road.zammad.log(), road.zammad.requests());
+    let mut wrong = Vec::new();
+    for scene in scenes {
+        let at = scene.before.events().len();
+        let differences = differences(&rows_of(&rows, &scene.whole), &seen, &scene.want);
+        wrong.extend(differences.into_iter().map(|d| format!("{} cut at {at}: {d}", scene.name)));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn scenes(switch: &Switch, folder: &str, suffix: &str, eighths: usize, gap: usize) -> Vec<Scene> {
+    let mut expected = common::expected(folder);
+    let scene = |(name, bytes): (String, Vec<u8>)| {
+        let want = expected.remove(&name)?;
+        let whole = renamed(switch, &bytes, &format!("{name}{suffix}"));
+        let count = whole.events().len();
+        let (before, rest) = whole.split_at(count * eighths / 8);
+        let (gap, after) = rest.split_at(count * gap / 8);
+        Some(Scene { name, whole, before, gap, after, want })
+    };
+    common::recordings(folder).into_iter().filter_map(scene).collect()
+}
+
+fn calls(scenes: &[Scene]) -> usize {
+    scenes.iter().map(|s| s.want.as_array().unwrap().len()).sum()
+}
+
+fn position(recording: &Recording, name: &str) -> usize {
+    recording.events().iter().position(|e| e.name() == name).unwrap()
+}
