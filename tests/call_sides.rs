@@ -1,5 +1,6 @@
 //! Who is outside and who is ours, what numbers and names are sent, and what never leaves: on switches other than the
 //! recorded ones. The streams are synthetic: the headers that FreeSWITCH's source sets for such a leg.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
