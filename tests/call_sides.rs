@@ -1,5 +1,6 @@
 //! Who is outside and who is ours, what numbers and names are sent, and what never leaves: on switches other than the
 //! recorded ones. The streams are synthetic: the headers that FreeSWITCH's source sets for such a leg.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -62,9 +63,14 @@ fn a_phone_is_known_by_its_login() {
 fn a_trunk_that_registered_with_us_is_outside() {
     is(&login("gsm-gateway", "+4915112345678"), "outside", "as a trunk's is");
     is(&login("2000", "015112345678"), "outside", "as a trunk's is");
-    let rule = Rule { channel: Some(Glob::new("sofia/internal/*")), ..rule(Side::Ours) };
-    let note = taken_by(settings_with(vec![rule]), &login("2000", "015112345678"));
+    let phones = Rule { channel: Some(Glob::new("sofia/internal/*")), ..rule(Side::Ours) };
+    let note = taken_by(settings_with(vec![phones]), &login("2000", "015112345678"));
     assert!(note.starts_with("ours: rule 1"), "{note}");
+    // One that withholds a customer's number looks like a phone that withholds its own.
+    is(&login("gsm-gateway", "anonymous"), "ours", "gsm-gateway");
+    let trunk = Rule { user: Some(Glob::new("gsm-*")), ..rule(Side::Outside) };
+    let note = taken_by(settings_with(vec![trunk]), &login("gsm-gateway", "anonymous"));
+    assert!(note.starts_with("outside: rule 1"), "{note}");
 }
 
 #[test]
@@ -342,5 +348,14 @@ fn names_in_any_bytes_do_no_harm() {
 }
 
 const fn rule(side: Side) -> Rule {
-    Rule { profile: None, context: None, gateway: None, channel: None, number: None, way: None, side }
+    Rule {
+        profile: None,
+        context: None,
+        gateway: None,
+        channel: None,
+        user: None,
+        number: None,
+        way: None,
+        side,
+    }
 }

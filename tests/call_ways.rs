@@ -1,5 +1,6 @@
 //! The ways a call can go that are not among the recordings. All streams here are synthetic: written by hand with
 //! the headers that FreeSWITCH's source sets, each with what a person watching would say.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -26,6 +26,7 @@ fn a_switch_gets_its_own_rules_in_their_order() {
         context = "public"
         gateway = "gw?"
         channel = "sofia/*"
+        user = "1???"
         number = "+49*"
         direction = "outbound"
         side = "plumbing"
@@ -44,6 +45,7 @@ fn a_switch_gets_its_own_rules_in_their_order() {
         context: glob("public"),
         gateway: glob("gw?"),
         channel: glob("sofia/*"),
+        user: glob("1???"),
         number: glob("+49*"),
         way: Some(Way::Outbound),
         side: Side::Plumbing,
@@ -53,6 +55,7 @@ fn a_switch_gets_its_own_rules_in_their_order() {
         context: None,
         gateway: None,
         channel: None,
+        user: None,
         number: None,
         way: Some(Way::Inbound),
         side: Side::Ours,

@@ -151,12 +151,7 @@ impl Created {
     /// The number of the person at one of our legs, as they are dialled: for `answeringNumber` and `from`.
     #[must_use]
     pub fn extension(&self) -> &str {
-        let known = match self.way {
-            Way::Inbound => {
-                self.login.as_ref().map(|(user, _)| user.as_str()).or(self.trusted_user.as_deref())
-            }
-            Way::Outbound => self.dialled_as().map(|(user, _)| user.as_str()),
-        };
+        let known = self.user();
         let shown = match self.way {
             Way::Inbound => self.caller.as_deref().unwrap_or_default(),
             Way::Outbound => number::user_part(&self.dialled),
@@ -175,6 +170,17 @@ impl Created {
     #[must_use]
     pub fn wished_by(&self) -> Option<&(String, Option<String>)> {
         self.presence.as_ref().filter(|(user, _)| user != number::user_part(&self.dialled))
+    }
+
+    /// The directory user that it logged in as, or is dialled as.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        match self.way {
+            Way::Inbound => {
+                self.login.as_ref().map(|(user, _)| user.as_str()).or(self.trusted_user.as_deref())
+            }
+            Way::Outbound => self.dialled_as().map(|(user, _)| user.as_str()),
+        }
     }
 
     /// The domain of the person at one of our legs, where the switch serves several.

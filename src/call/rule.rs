@@ -20,6 +20,9 @@ pub struct Rule {
     pub gateway: Option<Glob>,
     /// Channel-Name, `sofia/internal/1001@pbx.example.com`.
     pub channel: Option<Glob>,
+    /// The directory user that it logged in as, or is dialled as: `1001`, or `1001@pbx.example.com`. Empty where
+    /// there is none.
+    pub user: Option<Glob>,
     /// The far number as the switch writes it: the caller's of an inbound leg, the dialled one of an outbound leg.
     pub number: Option<Glob>,
     /// Only legs of this way.
@@ -42,6 +45,10 @@ impl Rule {
             && fits(&self.context, &leg.context)
             && fits(&self.gateway, leg.gateway.as_deref().unwrap_or_default())
             && fits(&self.channel, &leg.channel)
+            && self.user.as_ref().is_none_or(|glob| {
+                let (user, domain) = (leg.user().unwrap_or_default(), leg.domain());
+                glob.matches(user) || domain.is_some_and(|domain| glob.matches(&format!("{user}@{domain}")))
+            })
             && fits(&self.number, far)
     }
 }
@@ -148,6 +155,8 @@ mod tests {
             ("Caller-Caller-ID-Number", "+4915112345678"),
             ("Caller-Destination-Number", "100"),
             ("variable_sip_gateway_name", "provider-1"),
+            ("variable_dialed_user", "1001"),
+            ("variable_dialed_domain", "pbx.example.test"),
         ]);
         let glob = |pattern| Some(Glob::new(pattern));
         for (rule, matches) in [
@@ -158,6 +167,10 @@ mod tests {
             (Rule { profile: glob("internal"), context: glob("public"), ..ANY }, [false, false]),
             (Rule { channel: glob("*/+*"), ..ANY }, [true, false]),
             (Rule { gateway: glob("provider-?"), ..ANY }, [false, true]),
+            (Rule { user: glob("1001"), ..ANY }, [false, true]),
+            (Rule { user: glob("*@pbx.example.test"), ..ANY }, [false, true]),
+            (Rule { user: glob("trunk*"), ..ANY }, [false, false]),
+            (Rule { user: glob(""), ..ANY }, [true, false]),
             // The far end: who calls in, who is called out.
             (Rule { number: glob("+49*"), ..ANY }, [true, false]),
             (Rule { number: glob("1??"), ..ANY }, [false, true]),
@@ -171,6 +184,7 @@ mod tests {
         context: None,
         gateway: None,
         channel: None,
+        user: None,
         number: None,
         way: None,
         side: Side::Ours,

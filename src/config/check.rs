@@ -310,10 +310,10 @@ fn zammad_of(
 
 fn rule(raw: &RawRule, report: &mut Report) -> Option<Rule> {
     let glob = |given: &Option<Given<String>>| given.as_ref().map(|given| Glob::new(&given.value));
-    let patterns = [&raw.profile, &raw.context, &raw.gateway, &raw.channel, &raw.number];
+    let patterns = [&raw.profile, &raw.context, &raw.gateway, &raw.channel, &raw.user, &raw.number];
     if raw.direction.is_none() && patterns.iter().all(|p| p.is_none()) {
         let what = "the rule has nothing to match and would judge every leg";
-        let remedy = "give it a profile, context, gateway, channel, number or direction";
+        let remedy = "give it a profile, context, gateway, channel, user, number or direction";
         report.missing(&raw.place.origin, &raw.place.key, what, remedy);
     }
     let ways = [("inbound", Way::Inbound), ("outbound", Way::Outbound)];
@@ -336,6 +336,7 @@ fn rule(raw: &RawRule, report: &mut Report) -> Option<Rule> {
         context: glob(&raw.context),
         gateway: glob(&raw.gateway),
         channel: glob(&raw.channel),
+        user: glob(&raw.user),
         number: glob(&raw.number),
         way: way?,
         side: side?,

@@ -68,9 +68,10 @@ pub(crate) fn events(bytes: &[u8]) -> Vec<freeswitch_zammad::esl::event::Event> 
     let mut buffer = bytes::BytesMut::from(bytes);
     let mut decoder = FrameDecoder::default();
     let mut events = Vec::new();
-    while let Some(frame) = decoder.decode(&mut buffer).unwrap() {
+    while let Some(frame) = decoder.decode(&mut buffer).expect("a recording is frames") {
         if frame.kind == Kind::EventPlain {
-            events.push(freeswitch_zammad::esl::event::Event::parse(&frame.body).unwrap());
+            let event = freeswitch_zammad::esl::event::Event::parse(&frame.body);
+            events.push(event.expect("a recording's frames are events"));
         }
     }
     events

@@ -1,5 +1,6 @@
 //! Event streams that nobody recorded: legs in the style of the recordings, with the headers that FreeSWITCH's
 //! source sets for them, and what the tracker makes of them, one line per call.
+#![allow(clippy::unwrap_used, reason = "the stream is the test's own")]
 
 use std::collections::HashMap;
 use std::sync::Arc;

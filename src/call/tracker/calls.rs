@@ -3,7 +3,8 @@
 //! A call is opened by its first outside leg, told an answer for each new person on our side, and ended once.
 //! Nothing is said of a call that is not open, so nothing follows its hangup.
 
-use super::{Tracker, Witness, call_id};
+use super::witness::Witness;
+use super::{Tracker, call_id};
 use crate::call::cause::{Because, Ending};
 use crate::call::kin::Sponsor;
 use crate::call::leg::{Created, Side, Way};
