@@ -1,6 +1,6 @@
 //! A recording in, the events out: every recording of a real FreeSWITCH against what a person watching said.
 
-#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -87,6 +87,7 @@ fn tell(bytes: &[u8], size: usize) -> Vec<Value> {
         rules: vec![],
         causes: Table::default(),
         people: People::default(),
+        internal: false,
     };
     let mut tracker = Tracker::new(Arc::new(settings));
     let mut decoder = FrameDecoder::default();
