@@ -102,7 +102,7 @@ impl Daemon {
             let (order, orders) = mpsc::channel(16);
             let (state, shown) = watch::channel(idle());
             let name = zammad.name.to_string();
-            to_drains.push(ToDrain { accepted: to, orders: order.clone() });
+            to_drains.push(ToDrain { zammad: name.clone(), accepted: to, orders: order.clone() });
             live.zammads.push((name.clone(), zammad.url.to_string(), shown, order));
             let end_blocked = config.calls.end_blocked_with.map(|cause| (cause, asks.clone()));
             let drain = Drain { name, store: store.clone(), client, accepted, orders, end_blocked, state };
@@ -228,11 +228,9 @@ pub fn link(switch: &SwitchConfig) -> listener::Settings {
 }
 
 fn intake_switch(config: &Config, switch: &SwitchConfig, wanted: mpsc::Sender<Ask>) -> intake::Switch {
-    let zammad = config.zammads.iter().position(|z| z.name == switch.zammad);
     intake::Switch {
         name: switch.name.to_string(),
-        zammad: zammad.expect("a checked configuration names only Zammads it has"),
-        zammad_name: switch.zammad.to_string(),
+        zammad: switch.zammad.to_string(),
         tracker: Tracker::new(Arc::new(config.calls_of(switch))),
         wanted,
     }

@@ -257,6 +257,7 @@ fn settings(internal: bool) -> Settings {
         rules: vec![],
         causes: Table::default(),
         people: People::default(),
+        routes: vec![],
         internal,
     }
 }

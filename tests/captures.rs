@@ -87,6 +87,7 @@ fn tell(bytes: &[u8], size: usize) -> Vec<Value> {
         rules: vec![],
         causes: Table::default(),
         people: People::default(),
+        routes: vec![],
         internal: false,
     };
     let mut tracker = Tracker::new(Arc::new(settings));

@@ -77,6 +77,8 @@ pub struct Call {
     pub from: String,
     /// Fixed at the start.
     pub to: String,
+    /// The Zammad that a route names for it.
+    pub zammad: Option<String>,
     /// It has no outside party: it is told because the operator asked for internal calls too.
     pub internal: bool,
     /// Outbound: our leg that dials, if any.

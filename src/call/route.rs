@@ -4,12 +4,13 @@
 //! trunk or context has one, so tenants are told apart by the number that was called; an outbound one has the
 //! domain of the phone that dials.
 
+use super::leg::Created;
 use super::rule::Glob;
 
 /// Names a Zammad for the calls that it matches; of several the first that matches decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// The domain of our phone, or the one the switch has given to the outside leg.
+    /// The domain of the phone that calls; an inbound call has none yet.
     pub domain: Option<Glob>,
     /// The outside leg's dialplan context.
     pub context: Option<Glob>,
@@ -43,6 +44,15 @@ impl Route {
             && fits(&self.context, call.context)
             && fits(&self.gateway, call.gateway)
             && fits(&self.number, call.number)
+    }
+}
+
+impl<'a> Facts<'a> {
+    /// What is known of a call that begins with this leg.
+    #[must_use]
+    pub fn of(leg: &'a Created, domain: Option<&'a str>, number: &'a str) -> Self {
+        let gateway = leg.gateway.as_deref().unwrap_or_default();
+        Self { domain: domain.unwrap_or_default(), context: &leg.context, gateway, number }
     }
 }
 

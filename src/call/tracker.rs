@@ -34,6 +34,7 @@ use super::leg::Created;
 use super::model::{Call, FamilyKey, Leg, LegKey};
 use super::number::Country;
 use super::people::People;
+use super::route::Route;
 use super::rule::Rule;
 use crate::cti::event::{CallId, Event as Told};
 use crate::esl::event::{Event, Name};
@@ -56,6 +57,8 @@ pub struct Settings {
     pub causes: Table,
     /// Agents and queues.
     pub people: People,
+    /// Which Zammad some calls go to.
+    pub routes: Vec<Route>,
     /// Calls between two of our phones are told too. It adds calls and changes none.
     pub internal: bool,
 }
@@ -67,6 +70,8 @@ pub struct News {
     pub id: String,
     /// The event.
     pub event: Told,
+    /// The Zammad that a route names for its call; the switch's own without one.
+    pub zammad: Option<String>,
     /// When it was heard.
     pub at: UnixMillis,
     /// The call had been answered before, by a person or the mailbox.

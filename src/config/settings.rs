@@ -23,6 +23,7 @@ impl Config {
             rules: switch.rules.clone(),
             causes: Table::new(causes.collect()),
             people: People::new(self.people(), self.queue_names()),
+            routes: self.routes.clone(),
             internal: self.calls.report_internal,
         }
     }

@@ -35,10 +35,8 @@ const MAKE_ROOM: usize = 10_000;
 pub struct Switch {
     /// By its configured name.
     pub name: String,
-    /// The Zammad its calls go to: index of its drain.
-    pub zammad: usize,
-    /// That Zammad's configured name.
-    pub zammad_name: String,
+    /// The Zammad its calls go to unless a route names another.
+    pub zammad: String,
     /// Its calls.
     pub tracker: Tracker,
     /// Where to ask for legs.
@@ -71,6 +69,8 @@ pub struct Bound {
 
 /// A drain, as the intake knows it.
 pub struct ToDrain {
+    /// Its Zammad's configured name.
+    pub zammad: String,
     /// Newly accepted events.
     pub accepted: mpsc::Sender<Accepted>,
     /// Orders.
@@ -273,14 +273,10 @@ async fn commit(
     board: &Board,
 ) -> Result<(), StoreError> {
     let mut accepting = Accepting::default();
-    let mut targets = Vec::new();
     for switch in switches.iter_mut() {
         while let Some(output) = switch.tracker.poll_output() {
             match output {
-                Output::News(news) => {
-                    accepting.events.push(pending(switch, news));
-                    targets.push(switch.zammad);
-                }
+                Output::News(news) => accepting.events.push(pending(switch, news)),
                 Output::Note { .. } => {} // only asked for by `trace --explain`
             }
         }
@@ -305,14 +301,16 @@ async fn commit(
         // A store whose write failed takes no more until it is opened anew: what is not accepted is found again by
         // the resync that follows.
         let seqs = store.accept(accepting).await?;
-        for ((seq, event), target) in seqs.into_iter().zip(events).zip(targets) {
+        for (seq, event) in seqs.into_iter().zip(events) {
             let Some(seq) = seq else {
                 figures.repeated += 1;
                 continue;
             };
             figures.accepted += 1;
             // A drain that is gone finds the event in the store when it is back.
-            let _ = drains[target].accepted.send((seq, event)).await;
+            if let Some(drain) = drains.iter().find(|drain| drain.zammad == event.zammad) {
+                let _ = drain.accepted.send((seq, event)).await;
+            }
         }
     }
     *board.lock().unwrap_or_else(PoisonError::into_inner) = figures;
@@ -368,7 +366,7 @@ fn is_storable(value: &[u8]) -> bool {
 fn pending(switch: &Switch, news: News) -> Pending {
     Pending {
         id: news.id,
-        zammad: switch.zammad_name.clone(),
+        zammad: news.zammad.unwrap_or_else(|| switch.zammad.clone()),
         switch: switch.name.clone(),
         event: news.event,
         happened: news.at,

@@ -102,6 +102,8 @@ struct StoredCall {
     from: String,
     to: String,
     #[serde(default)]
+    zammad: Option<String>,
+    #[serde(default)]
     internal: bool,
     dialler: Option<u64>,
     parties: Vec<u64>,
@@ -185,6 +187,7 @@ impl StoredCall {
             out: call.direction == Direction::Out,
             from: call.from.clone(),
             to: call.to.clone(),
+            zammad: call.zammad.clone(),
             internal: call.internal,
             dialler: call.dialler.map(|k| k.0),
             parties: call.parties.iter().map(|k| k.0).collect(),
@@ -204,6 +207,7 @@ impl StoredCall {
             direction: if self.out { Direction::Out } else { Direction::In },
             from: self.from,
             to: self.to,
+            zammad: self.zammad,
             internal: self.internal,
             dialler: self.dialler.map(LegKey),
             parties: self.parties.into_iter().map(LegKey).collect(),

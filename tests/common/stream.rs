@@ -335,6 +335,7 @@ pub(crate) fn settings() -> Settings {
         rules: vec![],
         causes: Table::default(),
         people: People::default(),
+        routes: vec![],
         internal: false,
     }
 }

@@ -11,6 +11,7 @@ use crate::call::leg::{Created, Side, Way};
 use crate::call::model::{Call, Leg, LegKey};
 use crate::call::number::same_subscriber;
 use crate::call::people::Agent;
+use crate::call::route::{Facts, choose};
 use crate::call::tracker::{FAILOVER_MAX, News, Output};
 use crate::cti::event::{CallId, Direction, Event as Told, VOICEMAIL, What};
 use crate::esl::event::Event;
@@ -29,6 +30,8 @@ struct Beginning {
     /// The agent who wished it.
     user: Option<String>,
     queue: Option<String>,
+    /// The Zammad that a route names.
+    zammad: Option<String>,
     internal: bool,
 }
 
@@ -45,6 +48,7 @@ impl Tracker {
                 let queue = named.or_else(|| {
                     created.queue.as_deref().map(|queue| queue.split('@').next().unwrap_or(queue).to_owned())
                 });
+                let zammad = self.route(Facts::of(created, None, &to));
                 let beginning = Beginning {
                     direction: Direction::In,
                     from,
@@ -52,16 +56,17 @@ impl Tracker {
                     dialler: None,
                     user: None,
                     queue,
+                    zammad,
                     internal: false,
                 };
                 self.open(key, beginning, at);
             }
             (Side::Outside, Way::Outbound, None) => match self.book.person_near(key) {
-                Some(dialler) => self.dialled_out(key, dialler, at),
+                Some(dialler) => self.dialled_out(key, dialler, created, at),
                 None => self.dialled_by_program(key, created, at),
             },
             (Side::Outside, Way::Outbound, Some(Sponsor::Person(dialler))) => {
-                self.dialled_out(key, dialler, at);
+                self.dialled_out(key, dialler, created, at);
             }
             (_, _, Some(Sponsor::Call(call))) => {
                 self.note(key, || format!("it belongs to call {call}: nothing is sent"));
@@ -70,7 +75,7 @@ impl Tracker {
                 }
             }
             (Side::Ours, Way::Outbound, Some(Sponsor::Person(dialler))) => {
-                self.dialled_inside(key, dialler, at)
+                self.dialled_inside(key, dialler, created, at)
             }
             (Side::Ours, _, None | Some(Sponsor::Person(_))) => {
                 self.note(key, || "nothing is sent: a call begins when it reaches the outside".into());
@@ -80,12 +85,13 @@ impl Tracker {
     }
 
     /// One of our people dials out: a new call, or a further trunk for the one that is being tried.
-    fn dialled_out(&mut self, key: LegKey, dialler: LegKey, at: UnixMillis) {
+    fn dialled_out(&mut self, key: LegKey, dialler: LegKey, created: &Created, at: UnixMillis) {
         let (Some(leg), Some(person)) = (self.book.leg(key), self.book.leg(dialler)) else { return };
         let to = leg.number.clone();
         let agent = self.agent(person);
         let from = agent.and_then(|a| a.number.clone()).unwrap_or_else(|| person.number.clone());
         let user = agent.and_then(|a| a.user.clone());
+        let zammad = self.route(Facts::of(created, person.domain.as_deref(), &from));
         let tried = self.book.dialled_by(dialler).into_iter().find(|id| {
             self.book.call(id).is_some_and(|call| {
                 !call.internal
@@ -114,6 +120,7 @@ impl Tracker {
             dialler: Some(dialler),
             user,
             queue: None,
+            zammad,
             internal: false,
         };
         self.open(key, beginning, at);
@@ -132,6 +139,8 @@ impl Tracker {
             (_, Some((user, _))) => user.clone(),
             (_, None) => shown(),
         };
+        let domain = wish.and_then(|(_, domain)| domain.as_deref());
+        let zammad = self.route(Facts::of(created, domain, &from));
         let beginning = Beginning {
             direction: Direction::Out,
             from,
@@ -139,6 +148,7 @@ impl Tracker {
             dialler: None,
             user: agent.and_then(|a| a.user),
             queue: None,
+            zammad,
             internal: false,
         };
         self.open(key, beginning, at);
@@ -146,7 +156,7 @@ impl Tracker {
 
     /// One of our people calls another. Told only on request, as a call of the one who dialled: as an inbound one it
     /// would be a missed customer whenever a colleague does not answer.
-    fn dialled_inside(&mut self, key: LegKey, dialler: LegKey, at: UnixMillis) {
+    fn dialled_inside(&mut self, key: LegKey, dialler: LegKey, created: &Created, at: UnixMillis) {
         let Some(person) = self.book.leg(dialler) else { return };
         if !self.settings.internal {
             return self.note(key, || {
@@ -167,6 +177,7 @@ impl Tracker {
         let agent = self.agent(person);
         let from = agent.and_then(|a| a.number.clone()).unwrap_or_else(|| person.number.clone());
         let user = agent.and_then(|a| a.user.clone());
+        let zammad = self.route(Facts::of(created, person.domain.as_deref(), &from));
         let rung = self.book.leg(key).map(|leg| leg.number.clone()).unwrap_or_default();
         let beginning = Beginning {
             direction: Direction::Out,
@@ -175,6 +186,7 @@ impl Tracker {
             dialler: Some(dialler),
             user,
             queue: None,
+            zammad,
             internal: true,
         };
         self.open(dialler, beginning, at);
@@ -193,12 +205,13 @@ impl Tracker {
         if self.book.call(&id).is_some() {
             return; // two legs of one id, which no switch has
         }
-        let Beginning { direction, from, to, dialler, user, queue, internal } = beginning;
+        let Beginning { direction, from, to, dialler, user, queue, zammad, internal } = beginning;
         let call = Call {
             family: leg.family,
             direction,
             from,
             to,
+            zammad,
             internal,
             dialler,
             parties: if internal { Vec::new() } else { vec![key] },
@@ -441,7 +454,18 @@ impl Tracker {
             what,
         };
         let answered = !call.answered_by.is_empty();
-        self.outputs.push_back(Output::News(News { id: format!("{id}/{identity}"), event, at, answered }));
+        let zammad = call.zammad.clone();
+        self.outputs.push_back(Output::News(News {
+            id: format!("{id}/{identity}"),
+            event,
+            zammad,
+            at,
+            answered,
+        }));
+    }
+
+    fn route(&self, call: Facts<'_>) -> Option<String> {
+        choose(&self.settings.routes, call).map(str::to_owned)
     }
 
     /// The agent at one of our legs. A mobile that takes a call is looked up too: it may be somebody's.
