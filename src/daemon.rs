@@ -20,6 +20,7 @@ use crate::edge::control::{self, Live};
 use crate::edge::drain::{self, Drain, DrainState};
 use crate::edge::intake::{self, Board, Bound, ToDrain};
 use crate::edge::listener::{self, Ask, LinkState};
+use crate::edge::stories::Shelf;
 use crate::esl::session::{Fault, Login};
 use crate::queue::breaker::Link;
 use crate::queue::schedule::Counters;
@@ -90,10 +91,15 @@ impl Daemon {
         let (hear, post) = (CancellationToken::new(), CancellationToken::new());
         let (fail, failure) = mpsc::channel(1);
         let (heard, hearing) = mpsc::channel(intake::QUEUE);
-        let board = Board::default();
+        let (board, shelf) = (Board::default(), Shelf::default());
 
-        let mut live =
-            Live { started: clock::now(), switches: vec![], zammads: vec![], board: board.clone() };
+        let mut live = Live {
+            started: clock::now(),
+            switches: vec![],
+            zammads: vec![],
+            board: board.clone(),
+            shelf: shelf.clone(),
+        };
         let (asks, asked): (Vec<_>, Vec<_>) = config.switches.iter().map(|_| mpsc::channel(ASKS)).unzip();
         let mut drains = JoinSet::new();
         let mut to_drains = Vec::new();
@@ -129,9 +135,9 @@ impl Daemon {
             });
         }
         drop(heard);
-        intake::restore(&store, &mut switches)?;
+        intake::restore(&store, &mut switches, &shelf)?;
         let bound = Bound { max_events: config.delivery.max_events, when_full: config.delivery.when_full };
-        let job = intake::run(store.clone(), switches, hearing, to_drains, bound, board);
+        let job = intake::run(store.clone(), switches, hearing, to_drains, bound, board, shelf);
         let intake = tokio::spawn(async move {
             if let Err(why) = job.await {
                 let _ = fail.try_send(Failure::Store(why));
@@ -231,9 +237,14 @@ fn intake_switch(config: &Config, switch: &SwitchConfig, wanted: mpsc::Sender<As
     intake::Switch {
         name: switch.name.to_string(),
         zammad: switch.zammad.to_string(),
-        tracker: Tracker::new(Arc::new(config.calls_of(switch))),
+        tracker: explaining(Tracker::new(Arc::new(config.calls_of(switch)))),
         wanted,
     }
+}
+
+fn explaining(mut tracker: Tracker) -> Tracker {
+    tracker.explain();
+    tracker
 }
 
 fn serve(config: &Config, store: Store, live: Live, stop: CancellationToken) -> JoinHandle<()> {

@@ -3,12 +3,14 @@
 
 mod common;
 #[path = "common/road.rs"]
-#[allow(dead_code, reason = "not every test needs every helper")]
 mod road;
 
 use freeswitch_zammad::config::WhenFull;
 use freeswitch_zammad::daemon::Daemon;
+use freeswitch_zammad::edge::answers;
+use freeswitch_zammad::edge::control::{Live, Request};
 use freeswitch_zammad::sim::zammad::Routing;
+use freeswitch_zammad::store::Store;
 use road::{Road, renamed, until, within};
 
 const CALLER: &str = "4915112345678";
@@ -95,4 +97,34 @@ async fn a_full_queue_keeps_to_its_bound_by_the_named_policy() {
         assert!(road.zammad.log().iter().all(|row| row.state == "hangup" && row.missed_mark()));
         daemon.stop().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_call_is_explained_while_it_goes_on_and_after_it_and_over_a_restart() {
+    let road = Road::new();
+    let daemon = road.daemon().await;
+    let call =
+        renamed(&road.switch, &common::recording("captures", "in_answered_caller_hangs_up"), "explained");
+    let id = call.events()[0].header("Unique-ID").unwrap();
+    let (rings, rest) = call.split_at(2);
+    road.play(&rings).await;
+    until("the entry", || road.zammad.log().len() == 1).await;
+    let said = explain(daemon.store(), Some(daemon.live()), &id).await;
+    assert!(said.contains("an inbound call begins") && said.contains("dialled as user 1001"), "{said}");
+    assert!(!said.contains("the call is over"), "{said}");
+    road.play(&rest).await;
+    road.all_ended(1).await;
+    until("the queue is empty", || daemon.store().counts().pending == 0).await;
+    let said = explain(daemon.store(), Some(daemon.live()), &id).await;
+    assert!(said.contains("the call is over") && said.contains("\"state\":\"delivered\""), "{said}");
+    daemon.stop().await.unwrap();
+
+    let daemon = road.daemon().await;
+    assert_eq!(explain(daemon.store(), None, &id).await, said);
+    daemon.stop().await.unwrap();
+}
+
+async fn explain(store: &Store, live: Option<&Live>, call: &str) -> String {
+    let answer = answers::answer(store, live, Request::Explain { call: call.to_owned() }).await.unwrap();
+    answer.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }

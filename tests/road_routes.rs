@@ -3,7 +3,6 @@
 
 mod common;
 #[path = "common/road.rs"]
-#[allow(dead_code, reason = "not every test needs every helper")]
 mod road;
 
 use freeswitch_zammad::config::{Config, Environment, Overrides};

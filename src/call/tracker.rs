@@ -70,6 +70,8 @@ pub struct News {
     pub id: String,
     /// The event.
     pub event: Told,
+    /// The legs that its call belongs to.
+    pub family: FamilyKey,
     /// The Zammad that a route names for its call; the switch's own without one.
     pub zammad: Option<String>,
     /// When it was heard.
@@ -196,6 +198,12 @@ impl Tracker {
     /// Legs that have not ended, as the switch names them.
     pub fn live_legs(&self) -> impl Iterator<Item = &str> {
         self.book.live().map(|(_, leg)| leg.id.as_str())
+    }
+
+    /// The family of a leg that is remembered.
+    #[must_use]
+    pub fn family_of(&self, leg: &str) -> Option<FamilyKey> {
+        self.book.find(leg).and_then(|key| self.book.leg(key)).map(|leg| leg.family)
     }
 
     /// The switch does not know this leg any more: it ended unheard.

@@ -49,6 +49,8 @@ enum Command {
     Status(status::Status),
     /// Look into the queue; replay, hold, delete, export, import
     Queue(queue::Queue),
+    /// Why a call was told as it was: what each leg was taken for, what each event meant, what was sent
+    Explain(queue::Explain),
     /// Stop posting to Zammad; events wait
     Pause(queue::Pause),
     /// Go on posting
@@ -129,6 +131,7 @@ pub fn main() -> ExitCode {
         Command::Demo(demo) => demo::run(&demo),
         Command::Status(status) => status::run(&status, common),
         Command::Queue(queue) => queue::run(&queue, common),
+        Command::Explain(call) => queue::explain(&call, common),
         Command::Pause(which) => queue::pause(&which, true, common),
         Command::Resume(which) => queue::pause(&which, false, common),
         Command::Trace(trace) => trace::run(&trace, common),

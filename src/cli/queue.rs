@@ -84,6 +84,12 @@ struct These {
 }
 
 #[derive(Args)]
+pub(super) struct Explain {
+    /// The call's callId, as `queue list delivered` shows it
+    call: String,
+}
+
+#[derive(Args)]
 pub(super) struct Pause {
     /// Which Zammad; all without one
     zammad: Option<String>,
@@ -119,6 +125,28 @@ pub(super) fn run(queue: &Queue, common: &Common) -> Result<ExitCode, Failure> {
         Command::Export { file } => export(common, file.as_ref()),
         Command::Import { file } => import(common, file),
     }
+}
+
+pub(super) fn explain(explain: &Explain, common: &Common) -> Result<ExitCode, Failure> {
+    let answer = question(common, Request::Explain { call: explain.call.clone() })?;
+    let (notes, rows): (Vec<&Value>, Vec<&Value>) = answer.iter().partition(|row| row["body"].is_null());
+    if answer.is_empty() {
+        return Err(Failure::new(format!(
+            "nothing is known of call {:?}; `queue list delivered` shows calls that were told lately",
+            explain.call
+        )));
+    }
+    for note in notes {
+        print(note["note"].as_str().unwrap_or_default());
+    }
+    if !rows.is_empty() {
+        print("");
+        print(&format!("{:<10} {}", "STATE", *HEADING));
+    }
+    for row in rows {
+        print(&format!("{:<10} {}", row["state"].as_str().unwrap_or_default(), line(row)));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn pause(pause: &Pause, paused: bool, common: &Common) -> Result<ExitCode, Failure> {

@@ -7,6 +7,7 @@ use super::control::{Kind, Live, Request, Selection};
 use super::drain::{DrainState, Order};
 use super::listener::LinkState;
 use super::rows;
+use super::stories;
 use crate::queue::breaker::Link;
 use crate::store::{Accepting, Pending, Place, Seq, Settle, Store, StoreError};
 
@@ -40,6 +41,7 @@ pub async fn answer(store: &Store, live: Option<&Live>, request: Request) -> Res
             Ok(rows)
         }
         Request::Show { id } => Ok(show(store, &id)?),
+        Request::Explain { call } => Ok(explain(store, live, &call)?),
         Request::Replay { dead, since, these, dry_run } => {
             replay(store, live, dead, since, &these, dry_run).await
         }
@@ -123,6 +125,21 @@ fn show(store: &Store, id: &str) -> Result<Vec<Value>, StoreError> {
         found.extend(select(store, kind, named)?.1);
     }
     Ok(found)
+}
+
+/// The notes on a call, one object each, and then its events.
+fn explain(store: &Store, live: Option<&Live>, call: &str) -> Result<Vec<Value>, StoreError> {
+    let going_on = live.and_then(|live| stories::lock(&live.shelf).of(call));
+    let lines = match going_on {
+        Some(lines) => lines,
+        None => {
+            let kept = store.state_value(&stories::key(call))?.unwrap_or_default();
+            String::from_utf8_lossy(&kept).lines().map(str::to_owned).collect()
+        }
+    };
+    let mut answer: Vec<Value> = lines.into_iter().map(|line| json!({ "note": line })).collect();
+    answer.extend(show(store, call)?);
+    Ok(answer)
 }
 
 async fn replay(

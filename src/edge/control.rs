@@ -22,6 +22,7 @@ use super::answers;
 use super::drain::{DrainState, Order};
 use super::intake::Board;
 use super::listener::LinkState;
+use super::stories::Shelf;
 use crate::store::{Pending, Seq, Store};
 use crate::time::UnixMillis;
 
@@ -79,6 +80,11 @@ pub enum Request {
         /// Position or call id.
         id: String,
     },
+    /// Why a call was told as it was.
+    Explain {
+        /// Which: its callId.
+        call: String,
+    },
     /// Puts events back into the queue.
     Replay {
         /// Every dead letter.
@@ -127,6 +133,8 @@ pub struct Live {
     pub zammads: Vec<(String, String, watch::Receiver<DrainState>, mpsc::Sender<Order>)>,
     /// The calls.
     pub board: Board,
+    /// Why they were told as they were.
+    pub shelf: Shelf,
 }
 
 /// The socket's path.

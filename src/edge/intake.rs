@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 use super::clock;
 use super::drain::Order;
 use super::listener::{Ask, DUMP, Heard, What, not_answered};
+use super::stories::{self, Shelf};
 use crate::call::tracker::{News, Output, Tracker};
 use crate::config::WhenFull;
 use crate::esl::event::{Event, Name};
@@ -88,10 +89,14 @@ pub type Accepted = (Seq, Pending);
 /// # Errors
 /// [`StoreError`] if the store cannot be read. State that is damaged is left out and said so: the resync finds
 /// what is really there.
-pub fn restore(store: &Store, switches: &mut [Switch]) -> Result<(), StoreError> {
+pub fn restore(store: &Store, switches: &mut [Switch], shelf: &Shelf) -> Result<(), StoreError> {
     let by_name: HashMap<String, usize> =
         switches.iter().enumerate().map(|(at, s)| (s.name.clone(), at)).collect();
     for (key, value) in store.state()? {
+        if let Some(call) = stories::call_of(&key) {
+            stories::lock(shelf).found(call);
+            continue;
+        }
         let family = state::decode(&key, &value);
         match family.map(|(switch, family)| (by_name.get(&switch).copied(), family)) {
             Ok((Some(at), (key, legs, calls))) => switches[at].tracker.restore(key, legs, calls),
@@ -117,6 +122,7 @@ pub async fn run(
     drains: Vec<ToDrain>,
     bound: Bound,
     board: Board,
+    shelf: Shelf,
 ) -> Result<(), StoreError> {
     let mut resyncs: Vec<Resync> = switches.iter().map(|_| Resync::default()).collect();
     let mut group = Vec::with_capacity(GROUP);
@@ -131,7 +137,7 @@ pub async fn run(
                 for (switch, resync) in switches.iter_mut().zip(&mut resyncs) {
                     resync.finish(&mut switch.tracker);
                 }
-                return commit(&store, &mut switches, &drains, bound, &board).await;
+                return commit(&store, &mut switches, &drains, bound, &board, &shelf).await;
             }
             Woken::Heard(_) | Woken::Due => {}
         }
@@ -143,7 +149,7 @@ pub async fn run(
             let at = message.switch;
             handle(&mut switches[at], &mut resyncs[at], message);
         }
-        commit(&store, &mut switches, &drains, bound, &board).await?;
+        commit(&store, &mut switches, &drains, bound, &board, &shelf).await?;
     }
 }
 
@@ -271,16 +277,29 @@ async fn commit(
     drains: &[ToDrain],
     bound: Bound,
     board: &Board,
+    shelf: &Shelf,
 ) -> Result<(), StoreError> {
     let mut accepting = Accepting::default();
-    for switch in switches.iter_mut() {
+    for (at, switch) in switches.iter_mut().enumerate() {
         while let Some(output) = switch.tracker.poll_output() {
             match output {
-                Output::News(news) => accepting.events.push(pending(switch, news)),
-                Output::Note { .. } => {} // only asked for by `trace --explain`
+                Output::News(news) => {
+                    let event = &news.event;
+                    let kept = stories::lock(shelf).told(at, news.family, &event.call_id, &event.what);
+                    accepting.state.extend(kept);
+                    accepting.events.push(pending(switch, news));
+                }
+                Output::Note { leg, text } => {
+                    if let Some(family) = switch.tracker.family_of(&leg) {
+                        stories::lock(shelf).note(at, family, format!("{} {leg} {text}", clock::now()));
+                    }
+                }
             }
         }
         while let Some((family, value)) = switch.tracker.poll_changed() {
+            if value.is_none() {
+                stories::lock(shelf).forget(at, family);
+            }
             let key = state::key(&switch.name, family);
             let value = value.map(|(legs, calls)| state::encode(&legs, &calls));
             accepting.state.push(StateChange { key, value: value.filter(|v| is_storable(v)) });

@@ -15,3 +15,4 @@ pub mod intake;
 pub mod listener;
 pub mod log;
 pub mod rows;
+pub mod stories;

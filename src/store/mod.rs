@@ -386,6 +386,20 @@ impl Store {
         Ok(state)
     }
 
+    /// One value of the state. Blocks.
+    ///
+    /// # Errors
+    /// As [`Store::pending_from`].
+    pub fn state_value(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut value: Option<Vec<u8>> = None;
+        for piece in 0..u16::MAX {
+            let key = record::piece_key(name, piece);
+            let Some(sealed) = self.reading(|disk| disk.get(Tree::State, &key))? else { break };
+            value.get_or_insert_default().extend_from_slice(record::unseal(Tree::State, &key, &sealed)?);
+        }
+        Ok(value)
+    }
+
     /// How many rows there are. Costs nothing.
     #[must_use]
     pub fn counts(&self) -> Counts {

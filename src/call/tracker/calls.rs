@@ -454,10 +454,11 @@ impl Tracker {
             what,
         };
         let answered = !call.answered_by.is_empty();
-        let zammad = call.zammad.clone();
+        let (family, zammad) = (call.family, call.zammad.clone());
         self.outputs.push_back(Output::News(News {
             id: format!("{id}/{identity}"),
             event,
+            family,
             zammad,
             at,
             answered,
