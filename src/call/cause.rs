@@ -159,6 +159,12 @@ impl Table {
         Self { overrides }
     }
 
+    /// Whether a name is in the table or among the overrides.
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        self.overrides.contains_key(name) || find(name).is_some()
+    }
+
     /// What a cause becomes, and whether it is telling. Unknown names are silent.
     #[must_use]
     pub fn look_up(&self, name: &str) -> (Cti, Weight) {

@@ -19,7 +19,7 @@ pub mod rule;
 pub mod tracker;
 
 /// Every header that is asked for: what a listener, a recording or a filter must keep for calls to be told right.
-pub const HEADERS: [&str; 69] = [
+pub const HEADERS: [&str; 70] = [
     "Action",
     "Answer-State",
     "Bridge-A-Unique-ID",
@@ -51,6 +51,7 @@ pub const HEADERS: [&str; 69] = [
     "Other-Leg-Unique-ID",
     "Other-Type",
     "Unique-ID",
+    "variable_bridge_to",
     "variable_bridge_uuid",
     "variable_cc_member_session_uuid",
     "variable_cc_queue",

@@ -20,7 +20,7 @@ mod calls;
 mod explain;
 mod witness;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,6 +85,8 @@ pub struct News {
 pub enum Output {
     /// To be sent.
     News(News),
+    /// A leg ended with a cause that is not in the table; said once of each.
+    UnknownCause(String),
     /// Why something was taken for what it was, or why nothing is sent; only after [`Tracker::explain`]. It stands
     /// before the news that it explains. At least one for every event.
     Note {
@@ -100,6 +102,8 @@ pub struct Tracker {
     settings: Arc<Settings>,
     book: Book,
     outputs: VecDeque<Output>,
+    /// Causes that are not in the table and were said to be so.
+    strange: BTreeSet<String>,
     core: Option<Arc<str>>,
     legs_max: usize,
     explains: Option<Explaining>,
@@ -119,6 +123,7 @@ impl Tracker {
             settings,
             book: Book::default(),
             outputs: VecDeque::new(),
+            strange: BTreeSet::new(),
             core: None,
             legs_max: legs_max.max(2),
             explains: None,
@@ -267,9 +272,12 @@ impl Tracker {
         let free = |book: &Book, key: LegKey| {
             book.leg(key).is_some_and(|leg| leg.peer.is_none() && leg.ended.is_none())
         };
+        // FreeSWITCH takes bridge_to away when a bridge ends; bridge_uuid can stay behind.
         let peer = event
-            .some("variable_bridge_uuid")
-            .filter(|peer| event.is("Other-Leg-Unique-ID", peer))
+            .some("variable_bridge_to")
+            .or_else(|| {
+                event.some("variable_bridge_uuid").filter(|peer| event.is("Other-Leg-Unique-ID", peer))
+            })
             .and_then(|peer| self.book.find(&peer));
         if let Some(peer) = peer
             && peer != own

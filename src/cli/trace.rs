@@ -44,9 +44,13 @@ pub(super) fn run(trace: &Trace, common: &Common) -> Result<ExitCode, Failure> {
     let mut story = Story::new(settings, trace.explain);
     let read = story.read_all(&mut *input);
     story.finish();
-    let what_stands = format!("{} events were read before that", story.events);
     match read {
-        Err(why) => Err(Failure::new(format!("{named}: {why}; {what_stands}"))),
+        Err(why) if story.events == 0 => Err(Failure::new(format!(
+            "{named}: it is no recording of an event socket ({why}); give one as `freeswitch-zammad record` writes it"
+        ))),
+        Err(why) => {
+            Err(Failure::new(format!("{named}: {why}; the {} events before that were traced", story.events)))
+        }
         Ok(()) if story.events == 0 && story.other_format => Err(Failure::new(format!(
             "{named}: it holds events in json or xml; record in plain format (event plain …)"
         ))),
@@ -120,6 +124,9 @@ impl Story {
         while let Some(output) = self.tracker.poll_output() {
             match output {
                 Output::News(news) => print(&news.event.body()),
+                Output::UnknownCause(cause) => say(&format!(
+                    "warning: {cause} is no hangup cause of FreeSWITCH; unanswered, it is taken for noAnswer"
+                )),
                 Output::Note { leg, text } => say(&format!("# {leg} {text}")),
             }
         }

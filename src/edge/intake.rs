@@ -289,6 +289,12 @@ async fn commit(
                     accepting.state.extend(kept);
                     accepting.events.push(pending(switch, news));
                 }
+                Output::UnknownCause(cause) => {
+                    warn!(
+                        switch = switch.name,
+                        cause, "a leg ended with a cause that FreeSWITCH does not have; [causes] can name it"
+                    );
+                }
                 Output::Note { leg, text } => {
                     if let Some(family) = switch.tracker.family_of(&leg) {
                         stories::lock(shelf).note(at, family, format!("{} {leg} {text}", clock::now()));

@@ -272,6 +272,7 @@ impl Stream {
     fn take(&mut self) {
         while let Some(output) = self.tracker.poll_output() {
             match output {
+                Output::UnknownCause(_) => {}
                 Output::News(news) => self.news.push(news),
                 Output::Note { leg, text } => self.notes.push(format!("{leg} {text}")),
             }

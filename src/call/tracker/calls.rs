@@ -19,6 +19,8 @@ use crate::time::UnixMillis;
 
 /// Most answers of one call that are told.
 const ANSWERS_MAX: usize = 100;
+/// Most unknown causes that are said to be so.
+const STRANGE_MAX: usize = 100;
 
 /// Who calls whom, as a call begins.
 struct Beginning {
@@ -243,6 +245,10 @@ impl Tracker {
         let (party_of, within) = (leg.party_of.clone(), leg.within.clone());
         let dialled = self.book.dialled_by(key);
         self.book.close(key, at);
+        let strange = !witness.cause.is_empty() && !self.settings.causes.knows(&witness.cause);
+        if strange && self.strange.len() < STRANGE_MAX && self.strange.insert(witness.cause.clone()) {
+            self.outputs.push_back(Output::UnknownCause(witness.cause.clone()));
+        }
         if let Some(call) = party_of {
             self.party_ended(&call, key, witness, at);
         } else if let Some(cause) = self.settings.causes.telling(&witness.cause)
