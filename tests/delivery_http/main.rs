@@ -21,7 +21,7 @@ use freeswitch_zammad::queue::backoff::Backoff;
 use freeswitch_zammad::queue::breaker::Link;
 use freeswitch_zammad::queue::line::{LatePolicy, Lateness};
 use freeswitch_zammad::queue::schedule::{Counters, Settings};
-use freeswitch_zammad::sim::zammad::{self, Row, Seen, Zammad};
+use freeswitch_zammad::sim::zammad::{self, Fault, Row, Seen, Zammad};
 use freeswitch_zammad::store::{Accepting, Dead, Delivered, Limits, Pending, Seq, Store};
 use freeswitch_zammad::time::UnixMillis;
 use jiff::tz::TimeZone;
@@ -78,6 +78,16 @@ impl Bench {
 
     fn probes(&self) -> usize {
         self.zammad.requests().iter().filter(|s| is_probe(s)).count()
+    }
+
+    /// The next post of this event of this call suffers `fault`; all others, probes too, are well.
+    fn fault_once(&self, call: &str, event: &str, fault: Fault) {
+        let (call, event) = (call.to_owned(), event.to_owned());
+        let once = Mutex::new(Some(fault));
+        self.zammad.set_fault_rule(move |seen| {
+            let this = seen.call_id.as_ref() == Some(&call) && seen.event.as_ref() == Some(&event);
+            once.lock().unwrap().take_if(|_| this).unwrap_or_default()
+        });
     }
 
     fn row(&self, call: &str) -> Row {

@@ -1,6 +1,6 @@
 //! The answers table, line by line; the healing of lost rows; configuration faults.
 
-use freeswitch_zammad::sim::zammad::{Answer, Fault, Routing};
+use freeswitch_zammad::sim::zammad::{Answer, Routing};
 
 use super::*;
 
@@ -42,7 +42,7 @@ async fn a_known_call_is_a_success_in_every_wording() {
     for (number, answer) in answers.into_iter().enumerate() {
         let call = format!("c{number}");
         // It was saved; the answer is to its repeat.
-        bench.zammad.set_faults([Fault::answer_after(answer)]);
+        bench.fault_once(&call, "newCall", Fault::answer_after(answer));
         running.deliver(missed(&call)).await;
         assert_eq!(running.note(&call, "newCall").as_deref(), Some("Zammad knew the call already"));
         assert_eq!(bench.posts(&call, "newCall").len(), 1);
@@ -64,7 +64,7 @@ async fn our_own_bugs_become_dead_letters_with_the_answer_and_hold_up_nothing() 
     ];
     for (number, (answer, story)) in answers.into_iter().enumerate() {
         let call = format!("c{number}");
-        bench.zammad.set_faults([Fault::answer_instead(answer)]);
+        bench.fault_once(&call, "newCall", Fault::answer_instead(answer));
         running.deliver(missed(&call)).await;
         let dead = running.dead().pop().unwrap();
         assert_eq!(dead.pending.id, format!("{call}/newCall"));
@@ -90,7 +90,7 @@ async fn what_surely_was_not_processed_is_repeated_even_the_hangup_of_a_missed_c
     ];
     for (number, answer) in faults.into_iter().enumerate() {
         let call = format!("c{number}");
-        bench.zammad.set_faults([Fault::none(), Fault::answer_instead(answer)]);
+        bench.fault_once(&call, "hangup", Fault::answer_instead(answer));
         running.deliver(missed(&call)).await;
         assert_eq!(bench.posts(&call, "hangup").len(), 2, "{call}");
         assert!(bench.row(&call).missed_mark(), "{call}");
@@ -139,7 +139,7 @@ async fn a_lost_row_is_told_again_and_the_call_goes_on() {
     assert_eq!(running.counters().healed, 2);
 
     // The row is there: what failed was the answer itself, once.
-    bench.zammad.set_faults([Fault::none(), Fault::answer_instead(Answer::json(500, ERROR_ID))]);
+    bench.fault_once("c", "answer", Fault::answer_instead(Answer::json(500, ERROR_ID)));
     running.deliver(answered("c")).await;
     assert_eq!((bench.posts("c", "newCall").len(), bench.posts("c", "answer").len()), (2, 2));
     assert_eq!(bench.rows().len(), 3);
