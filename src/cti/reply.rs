@@ -363,10 +363,13 @@ mod tests {
 
     #[test]
     fn a_refusal_in_unknown_words_is_left_to_the_probe() {
-        let disabled = reply(422, r#"{"error":"Funktion ist deaktiviert, bitte Administrator kontaktieren!"}"#);
+        let disabled =
+            reply(422, r#"{"error":"Funktion ist deaktiviert, bitte Administrator kontaktieren!"}"#);
         let why = "HTTP 422: Funktion ist deaktiviert, bitte Administrator kontaktieren!";
         assert_eq!(unknown_words(&disabled).as_deref(), Some(why));
-        for known in ["Invalid 'direction'!", "Feature is disabled, …", "Error ID 4711: …", "Object already exists!"] {
+        for known in
+            ["Invalid 'direction'!", "Feature is disabled, …", "Error ID 4711: …", "Object already exists!"]
+        {
             assert_eq!(unknown_words(&reply(422, &format!(r#"{{"error":"{known}"}}"#))), None);
         }
         assert_eq!(unknown_words(&reply(500, r#"{"error":"Fehler"}"#)), None);

@@ -159,7 +159,8 @@ impl Drain {
                 let (client, store) = (self.client.clone(), self.store.clone());
                 if guarded {
                     // What is begun anew here must not be taken back there.
-                    settles.retain(|s| !matches!(s, Settle::Unattempted { seq: Seq(taken) } if *taken == seq));
+                    settles
+                        .retain(|s| !matches!(s, Settle::Unattempted { seq: Seq(taken) } if *taken == seq));
                 }
                 let span = tracing::debug_span!("post", zammad = self.name, seq);
                 let job = async move {

@@ -26,7 +26,8 @@ pub fn pending(seq: Seq, event: &Pending) -> Value {
         "body": serde_json::from_str::<Value>(&event.event.body()).unwrap_or_default(),
     });
     // What is kept of an outbound answer but never posted.
-    if let (Direction::Out, What::Answer { answering_number, user }) = (event.event.direction, &event.event.what)
+    if let (Direction::Out, What::Answer { answering_number, user }) =
+        (event.event.direction, &event.event.what)
     {
         let unsaid = [("answeringNumber", answering_number), ("user", user)];
         for (key, value) in unsaid.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?))) {
@@ -67,8 +68,7 @@ pub fn read(row: &Value) -> Result<(Pending, Kind, UnixMillis, Option<String>), 
     let moment = |key: &str| row[key].as_u64().map(UnixMillis);
     let flag = |key: &str| row[key].as_bool().unwrap_or_default();
     let body = &row["body"];
-    let maybe =
-        |key: &str| body[key].as_str().or_else(|| row["unsaid"][key].as_str()).map(str::to_owned);
+    let maybe = |key: &str| body[key].as_str().or_else(|| row["unsaid"][key].as_str()).map(str::to_owned);
     let what = match text(body, "event")?.as_str() {
         "newCall" => What::NewCall { user: maybe("user"), queue: maybe("queue") },
         "answer" => What::Answer { answering_number: maybe("answeringNumber"), user: maybe("user") },

@@ -457,7 +457,9 @@ impl Schedule {
         }
         let mut guilty = None;
         for (id, seq, said) in std::mem::take(&mut self.suspects) {
-            if words.as_ref() == Some(&said) || words.is_none() && matches!(verdict, Verdict::Misconfigured(_)) {
+            if words.as_ref() == Some(&said)
+                || words.is_none() && matches!(verdict, Verdict::Misconfigured(_))
+            {
                 self.acquit(&id, seq, now);
                 guilty = Some(said);
             } else if self.is_first(&id, seq) {
@@ -518,7 +520,9 @@ impl Schedule {
         const TRIES: usize = 64;
         for _ in 0..TRIES {
             let Some(id) = self.window.aside_order.pop_front() else { return false };
-            let Some(line) = self.lines.get(&id).filter(|_| self.window.aside.contains(&id)) else { continue };
+            let Some(line) = self.lines.get(&id).filter(|_| self.window.aside.contains(&id)) else {
+                continue;
+            };
             let Some(first) = line.items.front() else { continue };
             // What the reading has passed by would not be read again.
             if self.window.beyond.is_none_or(|beyond| first.seq < beyond) {
@@ -915,7 +919,9 @@ impl Schedule {
 }
 
 fn refused_alike(words: &str) -> String {
-    format!("Zammad refuses events and the probe alike: look at its settings, System > Integrations > CTI ({words})")
+    format!(
+        "Zammad refuses events and the probe alike: look at its settings, System > Integrations > CTI ({words})"
+    )
 }
 
 /// What an event becomes that has failed for the last time.

@@ -11,7 +11,7 @@ const CALLS: usize = 50;
 fn fault(rng: &mut Rng) -> Fault {
     let error = || Answer::json(500, r#"{"error":"Error ID a1B2c3D4: Please contact your administrator."}"#);
     let pause = Duration::from_millis(rng.u64(0..8));
-    let fault = match rng.u32(0..24) {
+    let fault = match rng.u32(0..36) {
         0 => Fault::reset_before(),
         1 => Fault::answer_instead(Answer::nginx(502)),
         2 => Fault::answer_instead(Answer::nginx(503)),
@@ -24,7 +24,10 @@ fn fault(rng: &mut Rng) -> Fault {
         9 => Fault::answer_after(Answer::nginx(504)),
         10 => Fault::answer_after(error()),
         11 => Fault::answer_after(Answer::garbage()),
-        12 => Fault::answer_instead(Answer::json(401, r#"{"error":"Invalid token, please contact your admin!"}"#)),
+        12 => Fault::answer_instead(Answer::json(
+            401,
+            r#"{"error":"Invalid token, please contact your admin!"}"#,
+        )),
         13 => Fault::answer_instead(Answer::redirect(301, "https://elsewhere.example.test/")),
         _ => Fault::none(),
     };

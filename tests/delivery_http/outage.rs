@@ -61,15 +61,22 @@ async fn nothing_storms_a_zammad_that_is_back() {
     });
     let mut answered_before = Vec::new();
     let mut most = 0;
-    within("all arrives", bench.zammad.wait_until(|rows, seen| {
-        let posts = seen[before..].iter().filter(|s| !is_probe(s));
-        let (under_way, done) = posts.fold((0, 0), |(open, done), s| {
-            if s.status.is_none() { (open + 1, done) } else { (open, done + 1) }
-        });
-        most = most.max(under_way);
-        answered_before.push((under_way, done));
-        rows.iter().filter(|r| r.state == "hangup").count() == 100
-    }))
+    within(
+        "all arrives",
+        bench.zammad.wait_until(|rows, seen| {
+            let posts = seen[before..].iter().filter(|s| !is_probe(s));
+            let (under_way, done) =
+                posts.fold(
+                    (0, 0),
+                    |(open, done), s| {
+                        if s.status.is_none() { (open + 1, done) } else { (open, done + 1) }
+                    },
+                );
+            most = most.max(under_way);
+            answered_before.push((under_way, done));
+            rows.iter().filter(|r| r.state == "hangup").count() == 100
+        }),
+    )
     .await;
     assert!(most <= 5, "{most} at once");
     for (under_way, done) in answered_before {
@@ -105,7 +112,11 @@ async fn a_call_that_begins_now_is_not_behind_the_backlog() {
         let over = |rows: &[Row], _: &[Seen]| rows.iter().any(|r| r.call_id == call && r.state == "hangup");
         within("the live call ends", bench.zammad.wait_until(over)).await;
     }
-    let old = bench.zammad.requests().into_iter().filter(|s| s.call_id.as_deref().is_some_and(|c| !c.starts_with("live")));
+    let old = bench
+        .zammad
+        .requests()
+        .into_iter()
+        .filter(|s| s.call_id.as_deref().is_some_and(|c| !c.starts_with("live")));
     let (old, took) = (old.count(), begun.elapsed());
     let paced = took.as_millis() / gap.as_millis();
     assert!(old as u128 <= paced + 5, "{old} of the backlog in {took:?} is not its pace");

@@ -104,8 +104,11 @@ async fn what_surely_was_not_processed_is_repeated_even_the_hangup_of_a_missed_c
 async fn what_may_have_been_processed_is_repeated_where_that_does_no_harm() {
     let bench = Bench::new();
     let running = bench.drain(quick());
-    let faults =
-        [Fault::answer_after(Answer::nginx(504)), Fault::reset_after(), Fault::answer_instead(Answer::garbage())];
+    let faults = [
+        Fault::answer_after(Answer::nginx(504)),
+        Fault::reset_after(),
+        Fault::answer_instead(Answer::garbage()),
+    ];
     for (number, fault) in faults.into_iter().enumerate() {
         let call = format!("c{number}");
         let first = Mutex::new(std::collections::HashSet::new());
