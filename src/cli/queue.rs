@@ -4,6 +4,7 @@ use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
@@ -15,6 +16,8 @@ use crate::edge::control::{Kind, Request, Selection};
 
 /// Rows asked for, or given, at once.
 const PAGE: usize = 500;
+/// How often `replay --wait` looks.
+const WAIT_LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Args)]
 pub(super) struct Queue {
@@ -55,6 +58,9 @@ enum Command {
         /// Only say what would be put back
         #[arg(long)]
         dry_run: bool,
+        /// Stay until none of them waits any more, and say how many still do
+        #[arg(long, conflicts_with = "dry_run")]
+        wait: bool,
     },
     /// Make events wait
     Hold(These),
@@ -106,11 +112,21 @@ pub(super) fn run(queue: &Queue, common: &Common) -> Result<ExitCode, Failure> {
     match &queue.command {
         Command::List { which, limit, json } => list(common, kind(*which), *limit, *json),
         Command::Show { id } => show(common, id),
-        Command::Replay { dead, since, these, dry_run } => {
+        Command::Replay { dead, since, these, dry_run, wait } => {
+            if *wait && question(common, Request::Status)?.first().is_none_or(|s| s["running"] != true) {
+                return Err(Failure::new(
+                    "the daemon is not running, so --wait would never end; start it, or leave --wait out",
+                ));
+            }
             let since = since.as_deref().map(moment).transpose()?;
             let request = Request::Replay { dead: *dead, since, these: these.selection(), dry_run: *dry_run };
             let verb = if *dry_run { "would be put back" } else { "put back into the queue" };
-            told(&question(common, request)?, verb)
+            let rows = question(common, request)?;
+            let code = told(&rows, verb)?;
+            if *wait {
+                wait_for(&rows, common)?;
+            }
+            Ok(code)
         }
         Command::Hold(these) => told(
             &question(common, Request::Hold { these: these.some()?, held: true })?,
@@ -220,6 +236,25 @@ fn told(rows: &[Value], verb: &str) -> Result<ExitCode, Failure> {
     let events = if rows.len() == 1 { "event" } else { "events" };
     say(&format!("{} {events} {verb}", rows.len()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Until none of these events waits any more; says how many do, whenever that has changed.
+fn wait_for(rows: &[Value], common: &Common) -> Result<(), Failure> {
+    let seqs = || rows.iter().filter_map(|row| row["seq"].as_u64());
+    let (Some(first), Some(last)) = (seqs().min(), seqs().max()) else { return Ok(()) };
+    let mut shown = None;
+    loop {
+        let answer = question(common, Request::Waiting { first, last })?;
+        let waiting = answer.first().and_then(|a| a["waiting"].as_u64()).unwrap_or_default();
+        if shown != Some(waiting) {
+            say(&format!("{waiting} of {} still waiting", rows.len()));
+            shown = Some(waiting);
+        }
+        if waiting == 0 {
+            return Ok(());
+        }
+        std::thread::sleep(WAIT_LOOK);
+    }
 }
 
 fn export(common: &Common, file: Option<&PathBuf>) -> Result<ExitCode, Failure> {

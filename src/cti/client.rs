@@ -184,14 +184,15 @@ fn failed(why: &reqwest::Error) -> Outcome {
 fn tls_error(why: &reqwest::Error) -> Option<String> {
     let mut at: Option<&(dyn std::error::Error + 'static)> = why.source();
     while let Some(error) = at {
-        let rustls = error.downcast_ref::<rustls::Error>().or_else(|| {
-            let io = error.downcast_ref::<std::io::Error>()?;
-            io.get_ref()?.downcast_ref::<rustls::Error>()
-        });
-        if let Some(rustls::Error::InvalidCertificate(why)) = rustls {
-            return Some(why.to_string());
+        if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref() {
+            return Some(format!("{why:?}"));
         }
-        at = error.source();
+        // An I/O error does not name what it wraps as its source, only the source of that.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        at = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
     }
     None
 }

@@ -6,7 +6,7 @@
 //! | 500 or 422 "… already exists …" on a newCall | [`Verdict::Done`]: it was delivered before |
 //! | another 500 on answer or hangup | [`Verdict::RowUnknown`]: Zammad does not know the call, or failed inside |
 //! | 401, 403, 404, 3xx, 422 "Feature is disabled/not configured", a certificate that does not fit | [`Verdict::Misconfigured`] |
-//! | 400, 413, another 422 | [`Verdict::Refused`]: the event itself is at fault |
+//! | 400, 413, another 422 | [`Verdict::Refused`]: the event itself is at fault; unless it is said in [`unknown_words`] |
 //! | refused, DNS, nothing sent; 408, 429, 502, 503 | [`Verdict::Away`]: surely not processed |
 //! | timeout or reset after sending, 504, any other 5xx, a 200 that is no JSON | [`Verdict::Unsure`]: may have been processed |
 
@@ -142,7 +142,7 @@ pub fn judge(what: &What, outcome: &Outcome) -> Verdict {
     let error = error_text(&reply.body);
     match reply.status {
         200..=299 => success(reply),
-        500 | 422 if matches!(what, What::NewCall { .. }) && error.contains("already exists") => {
+        500 | 422 if matches!(what, What::NewCall { .. }) && says_known(&error) => {
             Verdict::Done(Done::AlreadyKnown)
         }
         500 if !matches!(what, What::NewCall { .. }) => Verdict::RowUnknown(said(reply)),
@@ -174,6 +174,19 @@ pub fn judge_probe(outcome: &Outcome) -> Verdict {
         | Verdict::Away { .. }
         | Verdict::Misconfigured(_)) => verdict,
     }
+}
+
+/// What was said, if Zammad refused a request in words that are not known here: translated ones, or those of a
+/// version to come. The configuration may be at fault or the event. If an event and the probe are refused in
+/// the very same words, both failed at the same check, and that is one the event's content has no part in.
+#[must_use]
+pub fn unknown_words(outcome: &Outcome) -> Option<String> {
+    const EVENT: [&str; 4] = ["direction", "cti_logs", "required", "Error ID"];
+    const CONFIGURATION: [&str; 2] = ["disabled", "not configured"];
+    let Outcome::Reply(reply) = outcome else { return None };
+    let error = error_text(&reply.body);
+    let known = EVENT.iter().chain(&CONFIGURATION).any(|words| error.contains(words)) || says_known(&error);
+    (reply.status == 422 && !known).then(|| said(reply))
 }
 
 fn success(reply: &Reply) -> Verdict {
@@ -218,6 +231,14 @@ fn faulty(reply: &Reply) -> Verdict {
         408 | 425 | 429 | 502 | 503 | 521..=523 => Verdict::Away { why: said, after: reply.retry_after },
         _ => Verdict::Unsure(said),
     }
+}
+
+/// Zammad's words for a newCall it has: of 3.4 and before, of today, and as its users' languages put them.
+fn says_known(error: &str) -> bool {
+    const WORDS: [&str; 6] =
+        ["already exists", "existiert bereits", "existe déjà", "ya existe", "esiste già", "bestaat al"];
+    let error = error.to_lowercase();
+    WORDS.iter().any(|words| error.contains(words))
 }
 
 fn untrusted(why: &str) -> Verdict {
@@ -338,6 +359,22 @@ mod tests {
         assert!(matches!(judge(&HANGUP, &Outcome::NotSent("refused".into())), Verdict::Away { .. }));
         assert!(matches!(judge(&HANGUP, &Outcome::NoAnswer("reset".into())), Verdict::Unsure(_)));
         assert!(matches!(judge(&HANGUP, &Outcome::Untrusted("expired".into())), Verdict::Misconfigured(_)));
+    }
+
+    #[test]
+    fn a_refusal_in_unknown_words_is_left_to_the_probe() {
+        let disabled =
+            reply(422, r#"{"error":"Funktion ist deaktiviert, bitte Administrator kontaktieren!"}"#);
+        let why = "HTTP 422: Funktion ist deaktiviert, bitte Administrator kontaktieren!";
+        assert_eq!(unknown_words(&disabled).as_deref(), Some(why));
+        for known in
+            ["Invalid 'direction'!", "Feature is disabled, …", "Error ID 4711: …", "Object already exists!"]
+        {
+            assert_eq!(unknown_words(&reply(422, &format!(r#"{{"error":"{known}"}}"#))), None);
+        }
+        assert_eq!(unknown_words(&reply(500, r#"{"error":"Fehler"}"#)), None);
+        let known = reply(500, r#"{"error":"Dieses Objekt existiert bereits."}"#);
+        assert_eq!(judge(&NEW_CALL, &known), Verdict::Done(Done::AlreadyKnown));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::rows;
 use super::stories;
 use crate::queue::breaker::Link;
 use crate::store::{Accepting, Pending, Place, Seq, Settle, Store, StoreError};
+use crate::time::UnixMillis;
 
 /// Rows read from the store at once.
 const PAGE: usize = 500;
@@ -53,6 +54,14 @@ pub async fn answer(store: &Store, live: Option<&Live>, request: Request) -> Res
         }
         Request::Delete { these } => delete(store, live, &these).await,
         Request::Pause { zammad, paused } => pause(live, zammad.as_deref(), paused).await,
+        Request::Waiting { first, last } => {
+            let mut waiting = 0_u64;
+            each(store, Kind::Pending, Seq(first), |seq, _, _| {
+                waiting += u64::from(seq.0 <= last);
+                seq.0 < last
+            })?;
+            Ok(vec![json!({ "waiting": waiting })])
+        }
         Request::Import { rows } => import(store, live, &rows).await,
     }
 }
@@ -204,20 +213,32 @@ async fn import(store: &Store, live: Option<&Live>, given: &[Value]) -> Result<V
             row.map_err(|why| Refusal::Senseless(format!("row {number}: {why}; give rows as exported")))?,
         );
     }
-    let events = read.iter().map(|(event, ..)| event.clone()).collect();
+    // What was settled already is held until that is recorded, so that nothing sends it again in between.
+    let held = |(event, kind, ..): &(Pending, Kind, UnixMillis, Option<String>)| Pending {
+        held: event.held || *kind != Kind::Pending,
+        ..event.clone()
+    };
+    let events = read.iter().map(held).collect();
     let seqs = store.accept(Accepting { events, state: vec![] }).await?;
     let mut taken = Vec::new();
     let mut settles = Vec::new();
     let mut pending = Vec::new();
+    let mut settled = Vec::new();
     for (seq, (event, kind, at, note)) in seqs.into_iter().zip(read) {
         let Some(seq) = seq else { continue };
         taken.push(rows::pending(seq, &event));
         match rows::settle(seq, kind, at, note) {
-            Some(settle) => settles.push(settle),
+            Some(settle) => {
+                settles.push(Settle::Held { seq, held: event.held });
+                settles.push(settle);
+                settled.push(seq);
+            }
             None => pending.push((seq, event)),
         }
     }
     store.settle(settles).await?;
+    // A drain may have read them meanwhile.
+    order(live, || Order::Removed(settled.clone())).await;
     hand_over(live, &pending).await;
     Ok(taken)
 }

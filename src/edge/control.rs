@@ -115,6 +115,13 @@ pub enum Request {
         /// Whether it stops.
         paused: bool,
     },
+    /// How many events of a stretch of the queue still wait, positions inclusive.
+    Waiting {
+        /// The first position.
+        first: u64,
+        /// The last.
+        last: u64,
+    },
     /// Exported rows are to be taken in. Events that are known already are passed over.
     Import {
         /// The rows, as exported.

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -159,6 +160,11 @@ impl Drain {
         match output {
             Output::Post { seq, body, guarded } => {
                 let (client, store) = (self.client.clone(), self.store.clone());
+                if guarded {
+                    // What is begun anew here must not be taken back there.
+                    settles
+                        .retain(|s| !matches!(s, Settle::Unattempted { seq: Seq(taken) } if *taken == seq));
+                }
                 let span = tracing::debug_span!("post", zammad = self.name, seq);
                 let job = async move {
                     if guarded {
@@ -262,7 +268,15 @@ impl Drain {
     fn write(&self, settles: Vec<Settle>, jobs: &mut JoinSet<Finished>) {
         if !settles.is_empty() {
             let store = self.store.clone();
-            jobs.spawn(async move { Finished::Settled(store.settle(settles).await) });
+            let mut writing = Box::pin(async move { Finished::Settled(store.settle(settles).await) });
+            // Begun here and now, so that the store hears of everything in this order.
+            let done = writing.as_mut().now_or_never();
+            jobs.spawn(async move {
+                match done {
+                    Some(done) => done,
+                    None => writing.await,
+                }
+            });
         }
     }
 

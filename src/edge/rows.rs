@@ -11,7 +11,7 @@ use crate::time::UnixMillis;
 /// A pending event.
 #[must_use]
 pub fn pending(seq: Seq, event: &Pending) -> Value {
-    json!({
+    let mut row = json!({
         "seq": seq.0,
         "state": "pending",
         "id": event.id,
@@ -24,7 +24,17 @@ pub fn pending(seq: Seq, event: &Pending) -> Value {
         "held": event.held,
         "restored": event.restored,
         "body": serde_json::from_str::<Value>(&event.event.body()).unwrap_or_default(),
-    })
+    });
+    // What is kept of an outbound answer but never posted.
+    if let (Direction::Out, What::Answer { answering_number, user }) =
+        (event.event.direction, &event.event.what)
+    {
+        let unsaid = [("answeringNumber", answering_number), ("user", user)];
+        for (key, value) in unsaid.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?))) {
+            row["unsaid"][key] = value.into();
+        }
+    }
+    row
 }
 
 /// A dead letter.
@@ -58,7 +68,7 @@ pub fn read(row: &Value) -> Result<(Pending, Kind, UnixMillis, Option<String>), 
     let moment = |key: &str| row[key].as_u64().map(UnixMillis);
     let flag = |key: &str| row[key].as_bool().unwrap_or_default();
     let body = &row["body"];
-    let maybe = |key: &str| body[key].as_str().map(str::to_owned);
+    let maybe = |key: &str| body[key].as_str().or_else(|| row["unsaid"][key].as_str()).map(str::to_owned);
     let what = match text(body, "event")?.as_str() {
         "newCall" => What::NewCall { user: maybe("user"), queue: maybe("queue") },
         "answer" => What::Answer { answering_number: maybe("answeringNumber"), user: maybe("user") },
@@ -124,7 +134,7 @@ mod tests {
                 switch: "pbx".into(),
                 event: Event {
                     call_id: CallId::new("c"),
-                    direction: Direction::In,
+                    direction: if number == 3 { Direction::Out } else { Direction::In },
                     from: "4915112345678".into(),
                     to: "4930555".into(),
                     what,

@@ -8,7 +8,8 @@
 //!   Away / Misconfigured ◀──────────┘      probe after a growing wait; when it is well, Up with width 1
 //! ```
 //!
-//! While there is doubt nothing else is posted. Width is how many requests may be in flight: one after an
+//! A refusal in words nobody knows makes doubt too: the probe's answer shows whose fault it is. While there is
+//! doubt nothing else is posted. Width is how many requests may be in flight: one after an
 //! outage, one more with each success, so that nothing storms a Zammad that has just come back.
 
 use std::time::Duration;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use super::backoff::Backoff;
 use crate::time::UnixMillis;
 
-/// Wait between probes while only a person can help.
+/// Wait between probes while only a person can help; less where no wait may be so long.
 const MISCONFIGURED_WAIT: Duration = Duration::from_secs(30);
 
 /// Whether Zammad can be reached.
@@ -112,7 +113,7 @@ impl Breaker {
 
     /// Only a person can help.
     pub(super) fn misconfigured(&mut self, why: String, now: UnixMillis) {
-        self.probe = Probe::At(now.after(MISCONFIGURED_WAIT), 1);
+        self.probe = Probe::At(now.after(MISCONFIGURED_WAIT.min(self.backoff.max)), 1);
         self.link = Link::Misconfigured { why, since: self.since(now) };
     }
 

@@ -89,6 +89,11 @@ pub(super) enum Step {
     MustLook,
     /// The look-up is on its way.
     Looking,
+    /// The first event, the newCall that heals, or the one that restores was refused in unknown words; the
+    /// probe's answer is waited for.
+    Suspected,
+    SuspectedHealing,
+    SuspectedRestoring,
 }
 
 impl Line {
@@ -106,7 +111,13 @@ impl Line {
     pub(super) const fn is_busy(&self) -> bool {
         match self.step {
             Step::Idle | Step::MustHeal | Step::MustLook => false,
-            Step::Posting | Step::Healing | Step::Restoring | Step::Looking => true,
+            Step::Posting
+            | Step::Healing
+            | Step::Restoring
+            | Step::Looking
+            | Step::Suspected
+            | Step::SuspectedHealing
+            | Step::SuspectedRestoring => true,
         }
     }
 

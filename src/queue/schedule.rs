@@ -2,6 +2,7 @@
 //!
 //! - Each call is a *line*: its events go one after the other, one request in flight. Lines do not wait for
 //!   each other. Fresh events and the backlog take turns, each oldest first, so that neither starves the other.
+//!   The backlog is what waited while nothing could be posted, what is late, and what failed; it keeps a pace.
 //! - Whether Zammad can be reached is one question ([`super::breaker`]): while it is open, nothing is posted
 //!   but a probe that changes nothing.
 //! - An event that fails while Zammad is well is repeated [`ATTEMPTS_MAX`] times and then becomes a dead
@@ -20,7 +21,7 @@ use super::backoff::Backoff;
 use super::breaker::{Breaker, Link};
 use super::line::{Item, LatePolicy, Lateness, Line, Step, is_unrepeatable};
 use crate::cti::event::{CallId, What};
-use crate::cti::reply::{Done, Looked, Outcome, Verdict, judge, judge_probe};
+use crate::cti::reply::{Done, Looked, Outcome, Verdict, judge, judge_probe, unknown_words};
 use crate::time::UnixMillis;
 
 /// Most events held in memory of what was accepted in order.
@@ -31,6 +32,7 @@ pub const ASIDE: usize = 2048;
 pub const ATTEMPTS_MAX: u32 = 16;
 /// Longest story of a dead letter, in bytes.
 const STORY_MAX: usize = 2000;
+const TOO_OLD: &str = "older than the queue keeps events";
 /// Wait before the store is read again after it could not be.
 const UNREADABLE_WAIT: Duration = Duration::from_secs(5);
 
@@ -147,6 +149,12 @@ pub struct Schedule {
     /// Lines that may go now, by their first event: those it happened to lately, and the others.
     fresh: BTreeSet<u64>,
     backlog: BTreeSet<u64>,
+    /// Events before this one waited while nothing could be posted, or in the store only.
+    backlog_end: u64,
+    /// Behind the last event that was heard of.
+    heard_to: u64,
+    /// Events that were refused in unknown words, and those words: the probe shows whose fault it is.
+    suspects: Vec<(CallId, u64, String)>,
     /// Lines that wait after a failure.
     resting: BTreeSet<(UnixMillis, u64)>,
     in_flight: usize,
@@ -173,6 +181,7 @@ struct Window {
     load_at: UnixMillis,
     /// Fresh calls that were taken in past `beyond`, and their events that are done with.
     aside: HashSet<CallId>,
+    aside_order: VecDeque<CallId>,
     aside_done: BTreeSet<u64>,
 }
 
@@ -187,6 +196,9 @@ impl Schedule {
             owners: HashMap::new(),
             fresh: BTreeSet::new(),
             backlog: BTreeSet::new(),
+            backlog_end: 0,
+            heard_to: 0,
+            suspects: Vec::new(),
             resting: BTreeSet::new(),
             in_flight: 0,
             window: Window { beyond: Some(0), ..Window::default() },
@@ -202,6 +214,7 @@ impl Schedule {
 
     /// An event was accepted: it is safe in the store.
     pub fn handle_accepted(&mut self, item: Item, now: UnixMillis) {
+        self.heard_to = self.heard_to.max(item.seq + 1);
         // Reading was quicker than this word of it; the event may be delivered already.
         if item.seq < self.window.unread {
             return;
@@ -215,8 +228,9 @@ impl Schedule {
         }
         // Older events wait in the store only. A call that begins now has none among them.
         let begins = matches!(item.event.what, What::NewCall { .. }) && !item.restored;
-        if begins && held < WINDOW + ASIDE {
+        if begins && (held < WINDOW + ASIDE || self.make_room()) {
             self.window.aside.insert(item.event.call_id.clone());
+            self.window.aside_order.push_back(item.event.call_id.clone());
         }
         if self.window.aside.contains(&item.event.call_id) {
             self.take(item, now);
@@ -230,6 +244,8 @@ impl Schedule {
     pub fn handle_loaded(&mut self, items: Vec<Item>, next: u64, at_end: bool, now: UnixMillis) {
         self.window.loading = false;
         self.window.unread = self.window.unread.max(next);
+        self.heard_to = self.heard_to.max(next);
+        self.backlog_end = self.backlog_end.max(items.last().map_or(0, |last| last.seq + 1));
         // What was accepted while the store was being read may lie behind its end.
         let all = at_end && self.window.skipped_to <= next;
         for item in items {
@@ -240,6 +256,7 @@ impl Schedule {
         self.window.beyond = if all { None } else { Some(next) };
         if all {
             self.window.aside.clear();
+            self.window.aside_order.clear();
             self.window.aside_done.clear();
         } else {
             self.window.aside_done = self.window.aside_done.split_off(&next);
@@ -257,18 +274,31 @@ impl Schedule {
         let Some((id, item, step)) = self.returned(seq) else { return };
         let posted = match step {
             Step::Healing | Step::Restoring => item.event.as_new_call(),
-            Step::Idle | Step::Posting | Step::MustHeal | Step::MustLook | Step::Looking => {
-                item.event.clone()
-            }
+            Step::Idle
+            | Step::Posting
+            | Step::MustHeal
+            | Step::MustLook
+            | Step::Looking
+            | Step::Suspected
+            | Step::SuspectedHealing
+            | Step::SuspectedRestoring => item.event.clone(),
         };
+        if let Some(words) = unknown_words(outcome) {
+            return self.suspect(&id, seq, step, words, now);
+        }
         let verdict = judge(&posted.what, outcome);
         self.mind_link(&verdict, now);
         match step {
             Step::Healing => self.healed(&id, &item, verdict, now),
             Step::Restoring => self.restored(&id, &item, verdict, now),
-            Step::Idle | Step::Posting | Step::MustHeal | Step::MustLook | Step::Looking => {
-                self.posted(&id, &item, verdict, now);
-            }
+            Step::Idle
+            | Step::Posting
+            | Step::MustHeal
+            | Step::MustLook
+            | Step::Looking
+            | Step::Suspected
+            | Step::SuspectedHealing
+            | Step::SuspectedRestoring => self.posted(&id, &item, verdict, now),
         }
     }
 
@@ -306,8 +336,13 @@ impl Schedule {
     pub fn handle_probe(&mut self, outcome: &Outcome, now: UnixMillis) {
         let before = self.breaker.link().clone();
         let dice = self.dice.f64();
-        match judge_probe(outcome) {
-            Verdict::Done(_) => self.breaker.probe_went_well(),
+        match self.judge_probe(outcome, now) {
+            Verdict::Done(_) => {
+                self.breaker.probe_went_well();
+                if before != Link::Up {
+                    self.all_is_backlog();
+                }
+            }
             Verdict::Misconfigured(why) => self.breaker.misconfigured(why, now),
             Verdict::Away { why, after } => self.breaker.probe_failed(why, after, dice, now),
             Verdict::Unsure(why) | Verdict::RowUnknown(why) | Verdict::Refused(why) => {
@@ -324,15 +359,25 @@ impl Schedule {
 
     /// An operator wants this event, and so what follows it in its call, to wait, or to go on.
     pub fn handle_held(&mut self, seq: u64, held: bool, now: UnixMillis) {
-        self.change(seq, now, |line| {
-            for item in line.items.iter_mut().filter(|i| i.seq == seq) {
-                item.held = held;
-            }
-        });
+        let Some(id) = self.owners.get(&seq).cloned() else { return };
+        self.unlist(&id);
+        for item in self.line(&id).items.iter_mut().filter(|i| i.seq == seq) {
+            item.held = held;
+        }
+        self.requeue(&id, now);
+    }
+
+    /// How many events are held in memory.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.owners.len()
     }
 
     /// Stops posting, or goes on. An operator's word; nothing is lost meanwhile.
-    pub const fn set_paused(&mut self, paused: bool) {
+    pub fn set_paused(&mut self, paused: bool) {
+        if self.paused && !paused {
+            self.all_is_backlog();
+        }
         self.paused = paused;
     }
 
@@ -347,6 +392,10 @@ impl Schedule {
         }
         if self.paused {
             return None;
+        }
+        self.give_up_the_oldest(now);
+        if let Some(output) = self.outputs.pop_front() {
+            return Some(output);
         }
         if self.breaker.take_probe(now) {
             return Some(Output::Probe);
@@ -393,11 +442,131 @@ impl Schedule {
         self.in_flight
     }
 
+    /// What waits now has waited long enough to be told at a measured pace, behind calls that begin now.
+    fn all_is_backlog(&mut self) {
+        self.backlog_end = self.heard_to;
+        self.backlog.append(&mut self.fresh);
+    }
+
+    /// The probe's answer, and with it the verdict on events that were refused in unknown words.
+    fn judge_probe(&mut self, outcome: &Outcome, now: UnixMillis) -> Verdict {
+        let verdict = judge_probe(outcome);
+        let words = unknown_words(outcome);
+        let clear = words.is_some() || matches!(verdict, Verdict::Done(_) | Verdict::Misconfigured(_));
+        if !clear {
+            // Zammad is away: the suspects go again when it is back.
+            for (id, seq, _) in std::mem::take(&mut self.suspects) {
+                self.acquit(&id, seq, now);
+            }
+            return verdict;
+        }
+        let mut guilty = None;
+        for (id, seq, said) in std::mem::take(&mut self.suspects) {
+            if words.as_ref() == Some(&said)
+                || words.is_none() && matches!(verdict, Verdict::Misconfigured(_))
+            {
+                self.acquit(&id, seq, now);
+                guilty = Some(said);
+            } else if self.is_first(&id, seq) {
+                // Not processed: a replay may send it like any other.
+                self.outputs.push_back(Output::Unguard { seq });
+                self.finish(&id, Fate::Dead(said), now);
+            }
+        }
+        match (words, guilty) {
+            (None, _) => verdict,
+            (Some(words), Some(_)) => Verdict::Misconfigured(refused_alike(&words)),
+            (Some(words), None) => match self.breaker.link() {
+                Link::Misconfigured { why, .. } if *why == refused_alike(&words) => {
+                    Verdict::Misconfigured(refused_alike(&words))
+                }
+                // Perhaps no more than the direction, in another language: the next event shows it.
+                Link::Up | Link::Away { .. } | Link::Misconfigured { .. } => Verdict::Done(Done::Accepted),
+            },
+        }
+    }
+
+    /// It was refused in words that are not known: the probe shows whether it is to blame.
+    fn suspect(&mut self, id: &CallId, seq: u64, step: Step, words: String, now: UnixMillis) {
+        // It stays on its way until the probe is back.
+        self.line(id).step = match step {
+            Step::Healing => Step::SuspectedHealing,
+            Step::Restoring => Step::SuspectedRestoring,
+            Step::Idle | Step::Posting | Step::MustHeal | Step::MustLook | Step::Looking => Step::Suspected,
+            Step::Suspected | Step::SuspectedHealing | Step::SuspectedRestoring => step,
+        };
+        self.suspects.push((id.clone(), seq, words));
+        self.breaker.doubt(now);
+    }
+
+    /// The configuration was to blame: as if it had never been sent.
+    fn acquit(&mut self, id: &CallId, seq: u64, now: UnixMillis) {
+        if !self.is_first(id, seq) {
+            return;
+        }
+        let line = self.line(id);
+        let healing = line.step == Step::SuspectedHealing;
+        let guarded = line.step == Step::SuspectedRestoring;
+        line.step = if healing { Step::MustHeal } else { Step::Idle };
+        let item = line.items.front().expect("it was looked at just now").clone();
+        if guarded {
+            self.outputs.push_back(Output::Unguard { seq });
+        }
+        self.unsent(id, &item, now);
+    }
+
+    fn is_first(&self, id: &CallId, seq: u64) -> bool {
+        self.lines.get(id).and_then(|l| l.items.front()).is_some_and(|first| first.seq == seq)
+    }
+
+    /// Whether a place beside the backlog could be freed for a call that begins now: the oldest call there of
+    /// which nothing was told goes back to wait in the store, from where it is read in its turn.
+    fn make_room(&mut self) -> bool {
+        const TRIES: usize = 64;
+        for _ in 0..TRIES {
+            let Some(id) = self.window.aside_order.pop_front() else { return false };
+            let Some(line) = self.lines.get(&id).filter(|_| self.window.aside.contains(&id)) else {
+                continue;
+            };
+            let Some(first) = line.items.front() else { continue };
+            // What the reading has passed by would not be read again.
+            if self.window.beyond.is_none_or(|beyond| first.seq < beyond) {
+                continue;
+            }
+            let told = !matches!(first.event.what, What::NewCall { .. });
+            if told || line.is_busy() || line.failures > 0 {
+                self.window.aside_order.push_back(id);
+                continue;
+            }
+            self.unlist(&id);
+            self.window.aside.remove(&id);
+            for item in self.lines.remove(&id).map(|line| line.items).unwrap_or_default() {
+                self.owners.remove(&item.seq);
+                self.window.skipped_to = self.window.skipped_to.max(item.seq + 1);
+            }
+            return true;
+        }
+        false
+    }
+
+    /// Events that have waited too long go, whether or not Zammad is there: the queue must not grow for ever.
+    fn give_up_the_oldest(&mut self, now: UnixMillis) {
+        while let Some(seq) = self.backlog.first().or_else(|| self.fresh.first()).copied() {
+            let id = self.owners[&seq].clone();
+            let item = self.lines[&id].items.front().expect("a line in wait has an event");
+            if now.since(item.happened) < self.settings.age_max {
+                return;
+            }
+            self.finish(&id, Fate::Dropped(TOO_OLD.into()), now);
+        }
+    }
+
     fn wants_more(&self) -> Option<u64> {
         self.window.beyond.filter(|_| !self.window.loading && self.owners.len() <= WINDOW / 2)
     }
 
     fn take(&mut self, item: Item, now: UnixMillis) {
+        self.heard_to = self.heard_to.max(item.seq + 1);
         if self.owners.contains_key(&item.seq) {
             return;
         }
@@ -452,7 +621,7 @@ impl Schedule {
         let item = line.items.front().expect("a line in wait has an event").clone();
         let seq = item.seq;
         if now.since(item.happened) >= self.settings.age_max {
-            return self.finish(id, Fate::Dropped("older than the queue keeps events".into()), now);
+            return self.finish(id, Fate::Dropped(TOO_OLD.into()), now);
         }
         if line.step == Step::Idle && line.is_late_story(&self.settings.lateness, now) {
             if line.is_unwanted(self.settings.lateness.policy) {
@@ -540,7 +709,13 @@ impl Schedule {
             Verdict::Unsure(why) if is_unrepeatable(item) => self.unsure(id, why, now),
             Verdict::Unsure(why) => self.again(id, &why, now),
             Verdict::Away { .. } | Verdict::Misconfigured(_) => self.unsent(id, item, now),
-            Verdict::Refused(why) => self.finish(id, Fate::Dead(why), now),
+            Verdict::Refused(why) => {
+                // Not processed: a replay may send it like any other.
+                if is_unrepeatable(item) {
+                    self.outputs.push_back(Output::Unguard { seq: item.seq });
+                }
+                self.finish(id, Fate::Dead(why), now);
+            }
         }
     }
 
@@ -560,11 +735,21 @@ impl Schedule {
                 self.requeue(id, now);
             }
             Verdict::Done(Done::Accepted | Done::Rejected { .. } | Done::Dial { .. }) => {
-                self.requeue(id, now)
+                // Without a row it cannot have been processed.
+                if is_unrepeatable(item) {
+                    self.outputs.push_back(Output::Unguard { seq: item.seq });
+                }
+                self.requeue(id, now);
             }
-            Verdict::Away { .. } | Verdict::Unsure(_) | Verdict::Misconfigured(_) => {
+            Verdict::Away { .. } | Verdict::Misconfigured(_) => {
                 self.line(id).step = Step::MustHeal;
                 self.requeue(id, now);
+            }
+            Verdict::Unsure(why) => {
+                if self.retell(id, &format!("its newCall: {why}"), Last::Dead, now) {
+                    self.line(id).step = Step::MustHeal;
+                    self.requeue(id, now);
+                }
             }
             Verdict::RowUnknown(why) | Verdict::Refused(why) => self.finish(id, Fate::Dead(why), now),
         }
@@ -708,7 +893,7 @@ impl Schedule {
         }
         if due > now {
             self.resting.insert((due, seq));
-        } else if now.since(item.happened) < late && line.failures == 0 {
+        } else if now.since(item.happened) < late && line.failures == 0 && seq >= self.backlog_end {
             self.fresh.insert(seq);
         } else {
             self.backlog.insert(seq);
@@ -743,6 +928,12 @@ impl Schedule {
     fn line(&mut self, id: &CallId) -> &mut Line {
         self.lines.get_mut(id).expect("an event in hand has a line")
     }
+}
+
+fn refused_alike(words: &str) -> String {
+    format!(
+        "Zammad refuses events and the probe alike: look at its settings, System > Integrations > CTI ({words})"
+    )
 }
 
 /// What an event becomes that has failed for the last time.

@@ -1,0 +1,261 @@
+//! Late events, what is too old, queues larger than memory, the same event twice, and a Zammad from a backup.
+
+use std::collections::HashMap;
+
+use freeswitch_zammad::queue::line::Item;
+use freeswitch_zammad::queue::schedule::{ASIDE, Output, Schedule, WINDOW};
+use serde_json::Value;
+
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn body(seen: &Seen) -> Value {
+    serde_json::from_str(&seen.body).unwrap()
+}
+
+fn voicemail(call: &str) -> Vec<Pending> {
+    let by = Some("voicemail".to_owned());
+    let box_answers = What::Answer { answering_number: None, user: by };
+    vec![new_call(call), event(call, "answer", Direction::In, box_answers), hangup_after_answer(call)]
+}
+
+fn forwarded(call: &str) -> Vec<Pending> {
+    let moved = What::Hangup { cause: Cause::Forwarded };
+    vec![new_call(call), event(call, "hangup", Direction::In, moved)]
+}
+
+fn outbound(call: &str) -> Vec<Pending> {
+    let new = What::NewCall { user: None, queue: None };
+    let busy = What::Hangup { cause: Cause::Busy };
+    vec![event(call, "newCall", Direction::Out, new), event(call, "hangup", Direction::Out, busy)]
+}
+
+fn late(policy: LatePolicy) -> Settings {
+    let lateness = Lateness { after: Duration::from_secs(60), policy, zone: TimeZone::UTC };
+    Settings { lateness, ..quick() }
+}
+
+async fn five_late_calls(policy: LatePolicy) -> (Bench, Running) {
+    let bench = Bench::new();
+    // All of it waits before the first of it is told.
+    let store = bench.store();
+    let calls =
+        [missed("missed"), answered("answered"), voicemail("mailbox"), forwarded("moved"), outbound("out")];
+    accept(&store, aged(calls.concat(), 2 * HOUR)).await;
+    store.close().await.unwrap();
+    let running = bench.drain(late(policy));
+    running.drained().await;
+    (bench, running)
+}
+
+fn told(bench: &Bench) -> Vec<String> {
+    let mut told: Vec<String> = bench.rows().into_iter().map(|r| r.call_id).collect();
+    told.sort();
+    told
+}
+
+#[tokio::test]
+async fn late_calls_are_told_without_what_opens_screens_and_say_when_they_were() {
+    let (bench, running) = five_late_calls(LatePolicy::Deliver).await;
+    assert_eq!(told(&bench), ["answered", "mailbox", "missed", "moved", "out"]);
+    let answer = body(&bench.posts("answered", "answer")[0]);
+    assert!(answer.get("answeringNumber").is_none() && answer.get("user").is_none(), "{answer}");
+    // The mailbox is no person: its name decides the mark.
+    assert_eq!(body(&bench.posts("mailbox", "answer")[0])["user"], "voicemail");
+    let marks: HashMap<String, bool> =
+        bench.rows().into_iter().map(|r| (r.call_id.clone(), r.missed_mark())).collect();
+    assert_eq!(marks.values().filter(|m| **m).count(), 2);
+    assert!(marks["missed"] && marks["mailbox"]);
+    let cause = bench.row("missed").comment.unwrap();
+    assert!(cause.starts_with("cancel, ") && cause.ends_with(", reported late"), "{cause}");
+    assert_eq!(bench.row("moved").comment.as_deref(), Some("forwarded"));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn only_what_asks_for_a_call_back_is_told_late_if_so_configured() {
+    let (bench, running) = five_late_calls(LatePolicy::MissedOnly).await;
+    assert_eq!(told(&bench), ["mailbox", "missed"]);
+    assert!(bench.rows().iter().all(Row::missed_mark));
+    assert_eq!(running.counters().dropped, 7);
+    let note = running.note("answered", "answer").unwrap();
+    assert_eq!(note, "not sent: late, and only missed calls are told late");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn late_calls_are_not_told_if_so_configured_but_those_that_go_on_are() {
+    let (bench, running) = five_late_calls(LatePolicy::Drop).await;
+    assert_eq!(told(&bench), [""; 0]);
+    assert_eq!(running.counters().dropped, 12);
+    // A call that is not over is no story of the past.
+    running.deliver(aged(vec![new_call("long")], HOUR)).await;
+    running.deliver(vec![answer("long"), hangup_after_answer("long")]).await;
+    assert_eq!(bench.row("long").state, "hangup");
+    let answer = body(&bench.posts("long", "answer")[0]);
+    assert_eq!(answer["answeringNumber"], "1001", "an answer in time opens its screen");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_too_old_is_given_up_even_while_zammad_is_away() {
+    let mut bench = Bench::new();
+    let mut running = bench.drain(Settings { age_max: HOUR, ..quick() });
+    bench.zammad.stop().await;
+    running.accept(aged(missed("old"), HOUR - Duration::from_millis(500))).await;
+    running.away().await;
+    assert_eq!(running.store.counts().pending, 2, "they are not too old yet");
+    running.drained().await;
+    assert!(matches!(running.state.borrow().link, Link::Away { .. }));
+    running.accept(missed("young")).await;
+    assert_eq!(running.note("old", "hangup").as_deref(), Some("not sent: older than the queue keeps events"));
+    assert_eq!(running.counters().dropped, 2);
+    bench.zammad.restart().unwrap();
+    running.drained().await;
+    assert_eq!(told(&bench), ["young"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_queue_larger_than_memory_is_delivered_whole_and_in_order() {
+    let bench = Bench::new();
+    let store = bench.store();
+    let calls = (WINDOW + ASIDE) / 2 + 3000;
+    // Neighbouring calls overlap, and each has events in more than one stretch of what is read at once.
+    let mut events: Vec<Pending> = Vec::new();
+    for stretch in (0..calls).collect::<Vec<_>>().chunks(3000) {
+        events.extend(stretch.iter().map(|n| new_call(&format!("c{n}"))));
+        events.extend(stretch.iter().map(|n| hangup(&format!("c{n}"))));
+    }
+    for some in events.chunks(2000) {
+        accept(&store, some.to_vec()).await;
+    }
+    let client = Client::new(&bench.zammad.url(), &Tls::System, Duration::from_secs(30)).unwrap();
+    let running = Running::start(store, client, Settings { concurrency: 16, ..quick() });
+    // Calls that begin meanwhile are not lost between the stretches either.
+    for number in 0..50 {
+        running.accept(missed(&format!("live{number}"))).await;
+    }
+    running.drained().await;
+    let rows = bench.rows();
+    assert_eq!(rows.len(), calls + 50);
+    assert!(rows.iter().all(|r| r.state == "hangup" && r.missed_mark()));
+    let mut order: HashMap<String, Vec<String>> = HashMap::new();
+    for seen in bench.zammad.requests().into_iter().filter(|s| !is_probe(s)) {
+        order.entry(seen.call_id.unwrap()).or_default().push(seen.event.unwrap());
+    }
+    assert!(order.values().all(|events| events[..] == ["newCall", "hangup"]));
+    assert_eq!(bench.zammad.max_in_flight_per_call(), 1);
+    running.stop().await;
+}
+
+#[test]
+fn memory_is_bounded_while_zammad_is_away_and_new_calls_still_go_first() {
+    let now = clock::now();
+    let mut schedule = Schedule::new(Settings { concurrency: 1, ..quick() }, 1);
+    let mut disk = std::collections::BTreeMap::new();
+    schedule.set_paused(true);
+    let mut seq = 0;
+    let load = |schedule: &mut Schedule, disk: &std::collections::BTreeMap<u64, Item>| {
+        while let Some(Output::Load { from, limit }) = schedule.poll_output(now) {
+            let items: Vec<Item> = disk.range(from..).take(limit).map(|(_, i)| i.clone()).collect();
+            let next = items.last().map_or(from, |i| i.seq + 1);
+            let end = items.len() < limit;
+            schedule.handle_loaded(items, next, end, now);
+        }
+    };
+    for number in 0..40_000 {
+        for told in missed(&format!("c{number}")) {
+            seq += 1;
+            let item = Item {
+                seq,
+                event: told.event,
+                happened: now,
+                answered: false,
+                attempted: false,
+                held: false,
+                restored: false,
+            };
+            disk.insert(seq, item.clone());
+            schedule.handle_accepted(item, now);
+            load(&mut schedule, &disk);
+            assert!(schedule.held() <= WINDOW + ASIDE + 1, "{} events in memory", schedule.held());
+        }
+    }
+    schedule.set_paused(false);
+    seq += 1;
+    let item = Item { seq, event: new_call("now").event, happened: now, ..disk[&1].clone() };
+    schedule.handle_accepted(item, now);
+    let mut posted = Vec::new();
+    // One at a time: the backlog and the new call take turns.
+    while posted.len() < 2 {
+        match schedule.poll_output(now) {
+            Some(Output::Post { seq, .. }) => {
+                posted.push(seq);
+                let done = freeswitch_zammad::cti::reply::Reply {
+                    status: 200,
+                    body: "{}".into(),
+                    retry_after: None,
+                    location: None,
+                };
+                schedule.handle_outcome(seq, &freeswitch_zammad::cti::reply::Outcome::Reply(done), now);
+            }
+            Some(_) => {}
+            None => panic!("nothing to do after {posted:?}"),
+        }
+    }
+    assert!(posted.contains(&seq), "{posted:?} without {seq}");
+}
+
+#[tokio::test]
+async fn the_same_events_again_make_no_second_row() {
+    let bench = Bench::new();
+    let running = bench.drain(quick());
+    let calls = [answered("a"), missed("b")].concat();
+    // A second listener hears the same, at the same time and after the end.
+    let (one, two) = tokio::join!(running.accept(calls.clone()), running.accept(calls.clone()));
+    assert!(one.iter().zip(&two).all(|(a, b)| a.is_some() != b.is_some()));
+    running.drained().await;
+    assert_eq!(running.accept(calls.clone()).await, [None; 5]);
+    running.stop().await;
+    // And once more after a restart.
+    let running = bench.drain(quick());
+    assert_eq!(running.accept(calls).await, [None; 5]);
+    running.drained().await;
+    let posts = bench.zammad.requests().iter().filter(|s| !is_probe(s)).count();
+    assert_eq!((bench.rows().len(), posts), (2, 5));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_zammad_from_a_backup_is_told_what_it_lost_and_nothing_else() {
+    let mut bench = Bench::new();
+    let running = bench.drain(quick());
+    for call in ["a", "b"] {
+        running.deliver(missed(call)).await;
+    }
+    running.deliver(answered("c")).await;
+    running.stop().await;
+
+    // The backup holds call "a" only.
+    bench.zammad = Zammad::start(zammad::Settings::default()).unwrap();
+    let client = Client::new(&bench.zammad.url(), &Tls::System, Duration::from_secs(10)).unwrap();
+    for event in missed("a") {
+        client.post(event.event.body()).await;
+    }
+    let untouched = bench.row("a");
+    let running = bench.drain(quick());
+    let seqs = running.store.delivered_from(Seq(0), 100).unwrap().into_iter().map(|(seq, _)| seq).collect();
+    let revived = running.store.revive(seqs).await.unwrap();
+    assert_eq!(revived.len(), 7);
+    running.orders.send(Order::Revived(revived)).await.unwrap();
+    running.drained().await;
+    assert_eq!(told(&bench), ["a", "b", "c"]);
+    assert_eq!(bench.row("a"), untouched, "what Zammad has is left alone");
+    assert!(bench.row("b").missed_mark() && bench.row("b").state == "hangup");
+    assert!(!bench.row("c").missed_mark() && bench.row("c").start_at.is_some());
+    let note = running.note("a", "hangup").unwrap();
+    assert_eq!(note, "not sent again: Zammad still has the call");
+    running.stop().await;
+}
