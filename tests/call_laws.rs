@@ -199,6 +199,7 @@ fn every_event_is_explained() {
             let mut news = 0;
             while let Some(output) = play.tracker.poll_output() {
                 match output {
+                    Output::UnknownCause(_) => {}
                     Output::Note { text, .. } => {
                         notes += 1;
                         assert!(!text.contains('\n'));
@@ -296,6 +297,7 @@ impl Play {
     fn take(&mut self) {
         while let Some(output) = self.tracker.poll_output() {
             match output {
+                Output::UnknownCause(_) => {}
                 Output::News(news) => self.news.push(news),
                 Output::Note { .. } => {}
             }

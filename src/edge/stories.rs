@@ -1,7 +1,7 @@
 //! Why each call was told as it was: the trackers' notes, kept by call, for `explain`.
 //!
 //! While a call goes on its notes are in memory; when it ends they go into the store with its hangup, where the
-//! newest [`KEPT`] stay. After a restart the notes of calls that were going on begin anew.
+//! newest 2000 stay. After a restart the notes of calls that were going on begin anew.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};

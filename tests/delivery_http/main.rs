@@ -113,6 +113,7 @@ impl Running {
             client,
             accepted: taken,
             orders: asked,
+            end_blocked: None,
             state: shown,
         };
         let task = tokio::spawn(drain.run(settings, stop.clone()));
