@@ -69,12 +69,12 @@ async fn live(seed: u64, can_look: bool) {
     for row in rows {
         let number: usize = row.call_id[1..].parse().unwrap();
         let rings = row.state == "newCall";
-        if number % 2 == 0 && !can_look && rings {
+        if number.is_multiple_of(2) && !can_look && rings {
             unknown += 1;
             continue;
         }
         assert_eq!(row.state, "hangup", "seed {seed}: {row:?}");
-        assert_eq!(row.missed_mark(), number % 2 == 0, "seed {seed}: {row:?}");
+        assert_eq!(row.missed_mark(), number.is_multiple_of(2), "seed {seed}: {row:?}");
     }
     let counters = running.counters();
     assert_eq!(running.store.counts().dead, 0, "seed {seed}: {:?}", running.dead());
