@@ -155,6 +155,8 @@ pub struct Schedule {
     heard_to: u64,
     /// Events that were refused in unknown words, and those words: the probe shows whose fault it is.
     suspects: Vec<(CallId, u64, String)>,
+    /// Restored calls that Zammad had lost, until their hangup: what is read of them later is not asked again.
+    lost: HashSet<CallId>,
     /// Lines that wait after a failure.
     resting: BTreeSet<(UnixMillis, u64)>,
     in_flight: usize,
@@ -199,6 +201,7 @@ impl Schedule {
             backlog_end: 0,
             heard_to: 0,
             suspects: Vec::new(),
+            lost: HashSet::new(),
             resting: BTreeSet::new(),
             in_flight: 0,
             window: Window { beyond: Some(0), ..Window::default() },
@@ -571,6 +574,12 @@ impl Schedule {
             return;
         }
         let id = item.event.call_id.clone();
+        let item = if item.restored && self.lost.contains(&id) {
+            self.outputs.push_back(Output::Missing { seq: item.seq });
+            Item { restored: false, attempted: false, ..item }
+        } else {
+            item
+        };
         let line = self.lines.entry(id.clone()).or_default();
         self.owners.insert(item.seq, id.clone());
         line.items.push_back(item);
@@ -764,6 +773,7 @@ impl Schedule {
                 }
             }
             Verdict::Done(done) => {
+                self.lost.insert(id.clone());
                 let line = self.line(id);
                 // What follows was restored with it. Its screens are long closed.
                 line.burst = true;
@@ -864,6 +874,7 @@ impl Schedule {
         self.owners.remove(&item.seq);
         if matches!(item.event.what, What::Hangup { .. }) {
             self.window.aside.remove(id);
+            self.lost.remove(id);
         }
         if self.window.beyond.is_some_and(|beyond| item.seq >= beyond) {
             self.window.aside_done.insert(item.seq);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use freeswitch_zammad::queue::line::Item;
 use freeswitch_zammad::queue::schedule::{ASIDE, Output, Schedule, WINDOW};
+use freeswitch_zammad::store::Settle;
 use serde_json::Value;
 
 use super::*;
@@ -225,6 +226,27 @@ async fn the_same_events_again_make_no_second_row() {
     running.drained().await;
     let posts = bench.zammad.requests().iter().filter(|s| !is_probe(s)).count();
     assert_eq!((bench.rows().len(), posts), (2, 5));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_restored_call_is_told_whole_where_reading_cuts_it_in_two() {
+    let bench = Bench::new();
+    let store = bench.store();
+    // More begin than are held at once, so that many are told before their ends are read.
+    let calls = WINDOW + 100;
+    let begun = (0..calls).map(|n| new_call(&format!("c{n}")));
+    let ended = (0..calls).map(|n| hangup(&format!("c{n}")));
+    let seqs: Vec<Seq> = accept(&store, begun.chain(ended).collect()).await.into_iter().flatten().collect();
+    let done = |seq: &Seq| Settle::Delivered { seq: *seq, at: clock::now(), note: None };
+    store.settle(seqs.iter().map(done).collect()).await.unwrap();
+    assert_eq!(store.revive(seqs).await.unwrap().len(), 2 * calls);
+    let client = Client::new(&bench.zammad.url(), &Tls::System, Duration::from_secs(30)).unwrap();
+    let running = Running::start(store, client, Settings { concurrency: 16, ..quick() });
+    running.drained().await;
+    let rows = bench.rows();
+    assert_eq!(rows.len(), calls);
+    assert_eq!(rows.iter().filter(|r| r.state == "hangup" && r.missed_mark()).count(), calls);
     running.stop().await;
 }
 
