@@ -237,6 +237,7 @@ fn intake_switch(config: &Config, switch: &SwitchConfig, wanted: mpsc::Sender<As
     intake::Switch {
         name: switch.name.to_string(),
         zammad: switch.zammad.to_string(),
+        handled: 0,
         tracker: explaining(Tracker::new(Arc::new(config.calls_of(switch)))),
         wanted,
     }

@@ -153,12 +153,12 @@ async fn dead_letters_are_replayed_by_the_running_and_to_the_stopped_daemon() {
         assert_eq!(desk.ids("dead").await, ["a/newCall", "a/hangup", "b/newCall", "b/hangup"]);
 
         let (out, err) = desk.ok(&["queue", "replay", "--dead", "--dry-run"]).await;
-        assert!(err.contains("4 event(s) would be put back"), "{err}");
+        assert!(err.contains("4 events would be put back"), "{err}");
         assert_eq!(out.lines().count(), 4);
         assert_eq!(desk.list("dead").await.len(), 4, "a dry run changes nothing");
 
         let (_, err) = desk.ok(&["queue", "replay", "--call", "a"]).await;
-        assert!(err.contains("2 event(s) put back"), "{err}");
+        assert!(err.contains("2 events put back"), "{err}");
         if running {
             let (_, err) = desk.ok(&["queue", "replay", "--dead", "--wait"]).await;
             assert!(err.contains("0 of 2 still waiting"), "{err}");
@@ -207,7 +207,7 @@ async fn a_zammad_from_a_backup_gets_back_what_it_lost_since() {
         let (out, _) = desk.ok(&["queue", "replay", "--since", "2h", "--dry-run"]).await;
         assert_eq!(out.lines().count(), 4, "{out}");
         let (_, err) = desk.ok(&["queue", "replay", "--since", "2h"]).await;
-        assert!(err.contains("4 event(s) put back"), "{err}");
+        assert!(err.contains("4 events put back"), "{err}");
         if !running {
             desk.start().await;
         }

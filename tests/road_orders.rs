@@ -84,8 +84,11 @@ async fn a_full_queue_keeps_to_its_bound_by_the_named_policy() {
             road.play(&renamed(&road.switch, &missed, &format!("n{number}"))).await;
             let figures = || *daemon.live().board.lock().unwrap();
             let want = 2 * (number + 1);
-            until("the calls", || figures().calls == 0 && figures().accepted + figures().dropped >= want)
-                .await;
+            let taken = || match policy {
+                WhenFull::DropNew => figures().accepted + figures().dropped,
+                WhenFull::DropOld => figures().accepted,
+            };
+            until("the calls", || figures().calls == 0 && taken() >= want).await;
             assert!(daemon.store().counts().pending <= 6, "{policy:?}");
         }
         let dropped = daemon.live().board.lock().unwrap().dropped;

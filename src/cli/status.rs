@@ -61,6 +61,7 @@ fn lines(all: &Value) -> Vec<String> {
         let since = text(&zammad["since"]);
         lines.push(match zammad["link"].as_str() {
             Some("up") => format!("{name}: answers{paused}"),
+            Some("unasked") => format!("{name}: nothing was posted yet; `check --online` asks it{paused}"),
             Some("misconfigured") => {
                 format!("{name}: NEEDS YOU since {since}: {}{paused}", text(&zammad["reason"]))
             }

@@ -9,6 +9,7 @@ use super::listener::LinkState;
 use super::rows;
 use super::stories;
 use crate::queue::breaker::Link;
+use crate::queue::schedule::Counters;
 use crate::store::{Accepting, Pending, Place, Seq, Settle, Store, StoreError};
 use crate::time::UnixMillis;
 
@@ -85,7 +86,7 @@ fn status(store: &Store, live: Option<&Live>) -> Result<Value, StoreError> {
         let figures = *live.board.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         status["started"] = live.started.to_string().into();
         status["calls"] = json!({
-            "going_on": figures.calls, "legs": figures.legs, "events_accepted": figures.accepted,
+            "going_on": figures.calls, "legs": figures.legs, "events_handled": figures.handled, "events_accepted": figures.accepted,
             "events_repeated": figures.repeated,
             "events_dropped": figures.dropped,
         });
@@ -110,6 +111,10 @@ fn switch(name: &str, address: &str, state: &LinkState) -> Value {
 
 fn zammad(name: &str, url: &str, state: &DrainState) -> Value {
     let (link, reason, since) = match &state.link {
+        // Nothing was asked of it yet: it is asked with the first event.
+        Link::Up if state.last_delivery.is_none() && state.counters == Counters::default() => {
+            ("unasked", None, None)
+        }
         Link::Up => ("up", None, None),
         Link::Away { why, since } => ("away", Some(why), Some(since)),
         Link::Misconfigured { why, since } => ("misconfigured", Some(why), Some(since)),

@@ -40,6 +40,8 @@ pub struct Switch {
     pub zammad: String,
     /// Its calls.
     pub tracker: Tracker,
+    /// Events that its tracker has been given.
+    pub handled: u64,
     /// Where to ask for legs.
     pub wanted: mpsc::Sender<Ask>,
 }
@@ -51,6 +53,8 @@ pub struct Figures {
     pub calls: usize,
     /// Legs remembered.
     pub legs: usize,
+    /// Events of the switches whose consequences are on disk.
+    pub handled: u64,
     /// Events accepted since the start.
     pub accepted: u64,
     /// Events that had been accepted before and were not queued again.
@@ -135,7 +139,7 @@ pub async fn run(
         match woken {
             Woken::Heard(0) => {
                 for (switch, resync) in switches.iter_mut().zip(&mut resyncs) {
-                    resync.finish(&mut switch.tracker);
+                    resync.finish(switch);
                 }
                 return commit(&store, &mut switches, &drains, bound, &board, &shelf).await;
             }
@@ -174,11 +178,11 @@ fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
         What::Event(event) => {
             resync.held.push((heard.at, event));
             if !resync.under_way || resync.held.len() >= HELD_MAX {
-                resync.finish(&mut switch.tracker);
+                resync.finish(switch);
             }
         }
         What::Listening => {
-            resync.finish(&mut switch.tracker);
+            resync.finish(switch);
             let doubted = switch.tracker.live_legs().map(str::to_owned).collect();
             *resync = Resync { under_way: true, doubted, ..Resync::default() };
         }
@@ -189,7 +193,7 @@ fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
                     switch = switch.name,
                     "the switch's list of channels cannot be read; calls that ended unheard stay open"
                 );
-                resync.finish(&mut switch.tracker);
+                resync.finish(switch);
             }
         },
         What::Leg(event) => resync.found.push((heard.at, event)),
@@ -199,10 +203,10 @@ fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
                 warn!(switch = switch.name, "{}", not_answered(command, &said));
             }
             if command != DUMP.trim_end() {
-                resync.finish(&mut switch.tracker);
+                resync.finish(switch);
             }
         }
-        What::Synced => resync.finish(&mut switch.tracker),
+        What::Synced => resync.finish(switch),
     }
 }
 
@@ -241,17 +245,18 @@ impl Resync {
     }
 
     /// First every leg, then, when all are known, who is connected to whom, then what happened meanwhile.
-    fn finish(&mut self, tracker: &mut Tracker) {
+    fn finish(&mut self, switch: &mut Switch) {
         self.under_way = false;
         self.found.sort_by_key(|(_, event)| begun(event));
         for _ in 0..2 {
             for (at, event) in &self.found {
-                tracker.handle_event(event, *at);
+                switch.tracker.handle_event(event, *at);
             }
         }
         self.found.clear();
+        switch.handled += self.held.len() as u64;
         for (at, event) in self.held.drain(..) {
-            tracker.handle_event(&event, at);
+            switch.tracker.handle_event(&event, at);
         }
     }
 }
@@ -314,6 +319,7 @@ async fn commit(
     let mut figures = Figures {
         calls: switches.iter().map(|s| s.tracker.open_calls()).sum(),
         legs: switches.iter().map(|s| s.tracker.legs()).sum(),
+        handled: switches.iter().map(|s| s.handled).sum(),
         ..*board.lock().unwrap_or_else(PoisonError::into_inner)
     };
     let dropped = make_room(store, &mut accepting, drains, bound).await?;
