@@ -90,7 +90,7 @@ impl Subscription {
     }
 }
 
-/// Every event name the switch knows (source: switch_event.c).
+/// Every event name the switch knows.
 #[rustfmt::skip]
 const KNOWN: [&str; 93] = [
     "CUSTOM", "CLONE", "CHANNEL_CREATE", "CHANNEL_DESTROY", "CHANNEL_STATE", "CHANNEL_CALLSTATE",

@@ -86,7 +86,7 @@ pub struct Routing {
     pub block: Vec<String>,
     /// Destination pattern (`41*`) and the caller id it sets on outbound calls; the first match counts.
     pub table: Vec<(String, String)>,
-    /// The caller id of every other outbound call (source).
+    /// The caller id of every other outbound call (not recorded).
     pub default_caller_id: Option<String>,
 }
 
@@ -156,7 +156,7 @@ impl Log {
             (Some(from), Some(to), Some(call_id)) => (from, to, cut(call_id, CALL_ID_MAX)),
         };
         if self.by_call.contains_key(&call_id) {
-            // A longer id passed the look-up and met the unique index instead (source).
+            // A longer id passed the look-up and met the unique index instead (not recorded).
             return Some(already_exists(422));
         }
         let inbound = event.is_inbound();
