@@ -79,10 +79,15 @@ fn what_is_no_recording_is_one_sentence_after_what_could_be_read() {
     let json = common::bytes("protocol/heartbeat_json.raw");
     let cases: [(&str, &[u8], usize, &[&str]); 5] = [
         ("empty", b"", 0, &["no events"]),
-        ("cut", cut, 2, &["inside a frame", "were read before"]),
+        ("cut", cut, 2, &["inside a frame", "events before that were traced"]),
         ("json", &json, 0, &["json", "plain"]),
-        ("text", b"Dear Sir or Madam,\n\nthe telephone does not ring.\n", 0, &["before that"]),
-        ("noise", &[0xff; 70_000], 0, &["no event socket"]),
+        (
+            "text",
+            b"Dear Sir or Madam,\n\nthe telephone does not ring.\n",
+            0,
+            &["no recording of an event socket"],
+        ),
+        ("noise", &[0xff; 70_000], 0, &["no recording of an event socket"]),
     ];
     for (name, bytes, told, words) in cases {
         let file = dir.path().join(name);

@@ -1,4 +1,4 @@
-//! `trace` says what would be posted for a recording, and what is wrong with what is none.
+//! `trace` says what would be posted for a recording; `cli_record` holds what it says of what is none.
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 mod common;
@@ -24,34 +24,6 @@ fn standard_input_and_a_file_say_the_same() {
     let explained = run_with(&["trace", "--country", "DE", "--explain", "-"], &bytes);
     assert_eq!(explained.out, from_file.out, "explanations go to standard error");
     assert!(explained.err.contains("CHANNEL_CREATE: ours: it was dialled as user 1002"), "{}", explained.err);
-}
-
-#[test]
-fn what_is_no_whole_recording_is_one_sentence_and_keeps_what_was_read() {
-    let whole = common::recording("captures", "in_busy_486");
-    let told = run_with(&["trace", "-"], &whole).out;
-    let cut = run_with(&["trace", "-"], &whole[..whole.len() - 10]);
-    assert_eq!(cut.code, Some(1));
-    assert!(
-        cut.err.contains("ended inside a frame") && cut.err.contains("events before that were traced"),
-        "{cut:?}"
-    );
-    assert_eq!(cut.out, told);
-
-    let json: &[u8] = b"Content-Length: 2\nContent-Type: text/event-json\n\n{}";
-    for (input, word) in [
-        (&b""[..], "no events"),
-        (b"root:x:0:0:root:/root:/bin/bash\n\n", "no recording of an event socket"),
-        (b"Content-Type: auth/request\n\n", "no events"),
-        (json, "plain format"),
-    ] {
-        let said = run_with(&["trace", "-"], input);
-        assert_eq!((said.code, said.out.as_str()), (Some(1), ""), "{said:?}");
-        assert!(said.sentence().contains(word), "{said:?}");
-    }
-    let absent = run(&["trace", "/nonexistent/calls.esl"]);
-    assert_eq!(absent.code, Some(1));
-    assert!(absent.sentence().contains("/nonexistent/calls.esl"), "{absent:?}");
 }
 
 #[test]
