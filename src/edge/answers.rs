@@ -10,7 +10,7 @@ use super::rows;
 use super::stories;
 use crate::queue::breaker::Link;
 use crate::queue::schedule::Counters;
-use crate::store::{Accepting, Pending, Place, Seq, Settle, Store, StoreError};
+use crate::store::{Accepting, Pending, Seq, Settle, Store, StoreError};
 use crate::time::UnixMillis;
 
 /// Rows read from the store at once.
@@ -290,29 +290,36 @@ fn each(
     loop {
         let page: Result<Vec<(Seq, Pending, Value)>, StoreError> = match kind {
             Kind::Pending => store.pending_from(from, PAGE).map(|page| {
-                page.into_iter()
-                    .map(|(seq, e)| (seq, rows::pending(seq, &e), e))
-                    .map(|(s, r, e)| (s, e, r))
-                    .collect()
+                let told = page.into_iter().map(|(seq, event)| {
+                    let row = rows::pending(seq, &event);
+                    (seq, event, row)
+                });
+                told.collect()
             }),
             Kind::Dead => store.dead_from(from, PAGE).map(|page| {
-                page.into_iter()
-                    .map(|(seq, d)| (seq, rows::dead(seq, &d), d))
-                    .map(|(s, r, d)| (s, d.pending, r))
-                    .collect()
+                let told = page.into_iter().map(|(seq, dead)| {
+                    let row = rows::dead(seq, &dead);
+                    (seq, dead.pending, row)
+                });
+                told.collect()
             }),
             Kind::Delivered => store.delivered_from(from, PAGE).map(|page| {
-                let rows = page.into_iter().map(|(seq, d)| (seq, rows::delivered(seq, &d), d));
-                rows.map(|(s, r, d)| (s, d.pending, r)).collect()
+                let told = page.into_iter().map(|(seq, done)| {
+                    let row = rows::delivered(seq, &done);
+                    (seq, done.pending, row)
+                });
+                told.collect()
             }),
         };
         let page = match page {
             Ok(page) => page,
-            Err(StoreError::Damaged { place: Place::Row { seq: Some(seq), .. }, .. }) => {
-                from = Seq(seq.0 + 1);
-                continue;
-            }
-            Err(why) => return Err(why),
+            Err(why) => match why.damaged_row() {
+                Some(seq) => {
+                    from = Seq(seq.0 + 1);
+                    continue;
+                }
+                None => return Err(why),
+            },
         };
         let Some((last, ..)) = page.last() else { return Ok(()) };
         from = Seq(last.0 + 1);

@@ -18,7 +18,7 @@ use crate::cti::reply::{Done, Looked, Outcome};
 use crate::queue::breaker::Link;
 use crate::queue::line::Item;
 use crate::queue::schedule::{Counters, Fate, Output, Schedule, Settings};
-use crate::store::{Pending, Place, Seq, Settle, Store, StoreError};
+use crate::store::{Pending, Seq, Settle, Store, StoreError};
 use crate::time::UnixMillis;
 
 /// Accepted events that may wait between the intake and a drain.
@@ -346,12 +346,14 @@ fn load(store: &Store, zammad: &str, from: u64, limit: usize) -> Result<(Vec<Ite
     while items.len() < limit {
         let rows = match store.pending_from(Seq(next), limit - items.len()) {
             Ok(rows) => rows,
-            Err(StoreError::Damaged { place: Place::Row { seq: Some(seq), .. }, reason }) => {
-                error!(seq = seq.0, reason, "an event in the queue is damaged and cannot be delivered");
-                next = seq.0 + 1;
-                continue;
-            }
-            Err(why) => return Err(why),
+            Err(why) => match why.damaged_row() {
+                Some(seq) => {
+                    error!(seq = seq.0, reason = %why, "an event in the queue is damaged and cannot be delivered");
+                    next = seq.0 + 1;
+                    continue;
+                }
+                None => return Err(why),
+            },
         };
         let Some((last, _)) = rows.last() else { return Ok((items, next, true)) };
         next = last.0 + 1;

@@ -179,14 +179,6 @@ impl Event {
         self.get("Event-Date-Timestamp")?.parse::<u64>().ok().map(|micros| micros / 1000)
     }
 
-    /// Every header and its decoded value, in the order in which they came.
-    pub fn headers(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
-        self.spans.iter().map(|span| {
-            let (name, value) = self.parts(*span);
-            (String::from_utf8_lossy(name), percent_decode(value).decode_utf8_lossy())
-        })
-    }
-
     fn raw(&self, header: &str) -> Option<&[u8]> {
         let wanted = header.as_bytes();
         self.spans

@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::Seq;
+
 /// Why the store did not do what it was asked. Cheap to clone: one failed write answers a whole group.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
@@ -74,6 +76,21 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The position of the damaged row, if that is what is wrong: reading goes on behind it.
+    #[must_use]
+    pub fn damaged_row(&self) -> Option<Seq> {
+        match self {
+            Self::Damaged { place: Place::Row { seq, .. }, .. } => *seq,
+            Self::Damaged { place: Place::File(_), .. }
+            | Self::Locked { .. }
+            | Self::NotWritable { .. }
+            | Self::NewerFormat { .. }
+            | Self::Io { .. }
+            | Self::TooLarge { .. }
+            | Self::Closed => None,
+        }
+    }
+
     /// Whether trying again cannot help until a person (or the calling program) changes something.
     ///
     /// `Locked` passes when the other process ends, `Io` when the disk has room again.
