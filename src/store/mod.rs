@@ -34,22 +34,22 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::cti::event::Event;
 use crate::time::UnixMillis;
 
 mod error;
 mod group;
 mod migrate;
+mod model;
 mod record;
 mod sled;
 pub mod state;
 mod writer;
 
 pub use error::{Place, StoreError};
+pub use model::{Accepting, Counts, Dead, Delivered, Limits, Pending, Seq, Settle, StateChange, Trimmed};
 
 use group::{NewEvent, NewState, Row};
 use record::{LEDGER, Ledger, PIECE_MAX, Stored};
@@ -65,166 +65,6 @@ pub const STATE_MAX: usize = 1024 * 1024;
 
 const _: () = assert!(KEY_MAX + PIECE_MAX <= sled::ROW_MAX, "a piece of state fits a row");
 const _: () = assert!(EVENT_MAX + 6 * record::STORY_MAX <= sled::ROW_MAX, "a dead letter fits a row");
-
-/// A position in the queue. Ever increasing and never given out twice, not even after the queue was empty.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Seq(pub u64);
-
-impl fmt::Display for Seq {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
-
-/// An event that Zammad must still learn. Its texts are stored as they are sent: cut to
-/// [`TEXT_MAX`](crate::cti::event::TEXT_MAX) characters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pending {
-    /// The event's identity: the same whenever the same thing on the switch is seen. At most [`KEY_MAX`] bytes.
-    pub id: String,
-    /// Which Zammad, by its configured name.
-    pub zammad: String,
-    /// Which switch, by its configured name.
-    pub switch: String,
-    /// What to tell.
-    pub event: Event,
-    /// When it happened on the switch.
-    pub happened: UnixMillis,
-    /// The call had been answered, by a person or the mailbox, before this event.
-    pub answered: bool,
-    /// A request that must not be blindly repeated was begun then.
-    pub attempt: Option<UnixMillis>,
-    /// A person wants it to wait.
-    pub held: bool,
-    /// It had been delivered and was put back, for a Zammad that may have lost it.
-    pub restored: bool,
-}
-
-/// An event that was given up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dead {
-    /// The event.
-    pub pending: Pending,
-    /// When it was given up.
-    pub died: UnixMillis,
-    /// Why, for a person; stored up to 500 characters.
-    pub story: String,
-}
-
-/// An event that Zammad has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delivered {
-    /// The event.
-    pub pending: Pending,
-    /// When Zammad answered.
-    pub delivered: UnixMillis,
-    /// What a person may want to know of it; stored up to 500 characters.
-    pub note: Option<String>,
-}
-
-/// What one moment on the switch brings: accepted together or not at all.
-#[derive(Clone, Debug, Default)]
-pub struct Accepting {
-    /// To be delivered, in this order.
-    pub events: Vec<Pending>,
-    /// The call tracker's state after them.
-    pub state: Vec<StateChange>,
-}
-
-/// A change of the call tracker's state, which is opaque here.
-#[derive(Clone, Debug)]
-pub struct StateChange {
-    /// Which value; at most [`KEY_MAX`] bytes.
-    pub key: String,
-    /// The new value, at most [`STATE_MAX`] bytes; `None` removes it. An empty value is a value.
-    pub value: Option<Vec<u8>>,
-}
-
-/// What became of a pending event. A position that is not pending (any more) is left alone.
-#[derive(Clone, Debug)]
-pub enum Settle {
-    /// Zammad has it.
-    Delivered {
-        /// Which.
-        seq: Seq,
-        /// When.
-        at: UnixMillis,
-        /// What a person may want to know of it.
-        note: Option<String>,
-    },
-    /// It is given up.
-    Dead {
-        /// Which.
-        seq: Seq,
-        /// When.
-        at: UnixMillis,
-        /// Why.
-        story: String,
-    },
-    /// A request that must not be blindly repeated is about to be sent. Durable when `settle` returns.
-    Attempt {
-        /// Which.
-        seq: Seq,
-        /// When.
-        at: UnixMillis,
-    },
-    /// The request that was begun surely did not arrive: it may be sent again like any other.
-    Unattempted {
-        /// Which.
-        seq: Seq,
-    },
-    /// A person wants it to wait, or to go on.
-    Held {
-        /// Which.
-        seq: Seq,
-        /// Whether it waits.
-        held: bool,
-    },
-    /// Zammad had lost the call of this restored event: it is delivered like any other.
-    Missing {
-        /// Which.
-        seq: Seq,
-    },
-    /// A person wants it gone: from pending, dead or delivered, readable or damaged.
-    Removed {
-        /// Which.
-        seq: Seq,
-    },
-}
-
-/// How much of the past is kept. What is over is trimmed with the next write, lowest position first: a row that
-/// was settled late can hold younger ones behind it until its own age is up.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Most delivered events.
-    pub delivered_max: usize,
-    /// Longest time since delivery.
-    pub delivered_age: Duration,
-    /// Most dead letters.
-    pub dead_max: usize,
-    /// Longest time since death.
-    pub dead_age: Duration,
-}
-
-/// How many rows there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// To be delivered.
-    pub pending: u64,
-    /// Given up and kept.
-    pub dead: u64,
-    /// Delivered and kept.
-    pub delivered: u64,
-}
-
-/// How many rows were trimmed since the store was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Trimmed {
-    /// Delivered events.
-    pub delivered: u64,
-    /// Dead letters.
-    pub dead: u64,
-}
 
 /// The open store. Clones are cheap and share it; dropping the last one writes out and waits for the writer.
 #[derive(Clone)]
@@ -537,7 +377,9 @@ fn bounded(what: impl FnOnce() -> String, bytes: usize, max: usize) -> Result<()
 mod tests {
     use super::sled::Changes;
     use super::*;
-    use crate::cti::event::{CallId, Direction, What};
+    use std::time::Duration;
+
+    use crate::cti::event::{CallId, Direction, Event, What};
 
     #[tokio::test]
     async fn a_damaged_row_is_named_and_holds_up_nothing() {
