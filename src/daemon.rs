@@ -161,9 +161,12 @@ impl Daemon {
 
     /// Returns when something fails that the daemon cannot go on without. May be dropped.
     pub async fn failed(&mut self) -> Failure {
-        match self.failure.recv().await {
-            Some(failure) => failure,
-            None => std::future::pending().await,
+        tokio::select! {
+            failure = self.failure.recv() => match failure {
+                Some(failure) => failure,
+                None => std::future::pending().await,
+            },
+            why = self.store.broken() => Failure::Store(why),
         }
     }
 

@@ -4,15 +4,22 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use serde_json::Value;
 
+use super::store::program;
 use super::{Common, Failure, runtime};
 use crate::config::{Config, Needs};
 use crate::daemon::limits;
 use crate::edge::answers;
 use crate::edge::control::{self, Request};
+use crate::edge::heal::{self, Finding};
 use crate::store::{Store, StoreError};
+
+/// How long a store that nobody has open is read before it is opened here.
+const LOOK_FIRST: Duration = Duration::from_millis(200);
 
 /// Asks the running daemon or, if none runs, the store itself.
 pub(super) fn question(common: &Common, request: Request) -> Result<Vec<Value>, Failure> {
@@ -55,11 +62,24 @@ async fn from_store(config: &Config, request: Request) -> Result<Vec<Value>, Fai
             )));
         }
     }
+    // What sled may hang or die over is not opened here.
+    static EXAMINED: OnceLock<Finding> = OnceLock::new();
+    let finding = EXAMINED
+        .get_or_init(|| program().map_or_else(not_asked, |p| heal::ask_child(&p, dir, Some(LOOK_FIRST))));
+    if let Finding::Damaged { why } | Finding::Forbidden { why } = finding {
+        return Err(Failure::new(format!(
+            "{why}; start the daemon, which goes on with what can be read of it, or run `freeswitch-zammad store salvage`"
+        )));
+    }
     let store = Store::open(dir, limits(config)).map_err(unopened)?;
     let answer = answers::answer(&store, None, request).await.map_err(Failure::new)?;
     store.close().await.map_err(Failure::new)?;
     leave_to_owner(dir);
     Ok(answer)
+}
+
+fn not_asked(why: Failure) -> Finding {
+    Finding::Refused { why: why.why }
 }
 
 fn unopened(why: StoreError) -> Failure {

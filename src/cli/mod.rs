@@ -12,6 +12,7 @@ mod queue;
 mod record;
 mod run;
 mod status;
+mod store;
 mod trace;
 
 use std::fmt::Display;
@@ -55,6 +56,8 @@ enum Command {
     Pause(queue::Pause),
     /// Go on posting
     Resume(queue::Pause),
+    /// Whether the store is sound, and what can be read of a damaged one
+    Store(store::Store),
     /// What would be posted for a recorded event stream: one JSON object per line
     Trace(trace::Trace),
     /// Write what the switch sends to a file, for a bug report or for trace
@@ -134,6 +137,7 @@ pub fn main() -> ExitCode {
         Command::Explain(call) => queue::explain(&call, common),
         Command::Pause(which) => queue::pause(&which, true, common),
         Command::Resume(which) => queue::pause(&which, false, common),
+        Command::Store(store) => store::run(&store, common),
         Command::Trace(trace) => trace::run(&trace, common),
         Command::Record(record) => record::run(&record, common),
         Command::Cause(cause) => cause::run(&cause, common),

@@ -2,10 +2,17 @@
 
 use std::process::ExitCode;
 
+use std::time::Duration;
+
+use super::store::program;
 use super::{Common, Failure, asked_to_stop, runtime};
-use crate::config::Needs;
-use crate::daemon::{Daemon, STOP_MAX};
-use crate::edge::log;
+use crate::config::{Config, Needs};
+use crate::daemon::{self, Daemon, STOP_MAX};
+use crate::edge::{heal, log};
+use crate::store::StoreError;
+
+/// How often a store is tried again that its disk does not let us open.
+const OPEN_AGAIN: Duration = Duration::from_secs(2);
 
 pub(super) fn run(common: &Common) -> Result<ExitCode, Failure> {
     let loaded = common.load(Needs::Everything)?;
@@ -14,7 +21,12 @@ pub(super) fn run(common: &Common) -> Result<ExitCode, Failure> {
         tracing::warn!("{warning}");
     }
     runtime()?.block_on(async {
-        let mut daemon = Daemon::start(loaded.config).await.map_err(ended)?;
+        let state_dir = loaded.config.state_dir.clone();
+        let mut daemon = tokio::select! {
+            daemon = start(loaded.config) => daemon?,
+            () = asked_to_stop() => return Ok(ExitCode::SUCCESS),
+        };
+        heal::running(&state_dir);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
         tell_systemd(sd_notify::NotifyState::Ready);
         let failure = tokio::select! {
@@ -25,11 +37,40 @@ pub(super) fn run(common: &Common) -> Result<ExitCode, Failure> {
         let stopped = tokio::time::timeout(STOP_MAX, daemon.stop()).await;
         match (failure, stopped) {
             (Some(failure), _) => Err(ended(failure)),
-            (None, Ok(Ok(()))) => Ok(ExitCode::SUCCESS),
+            (None, Ok(Ok(()))) => {
+                heal::stopped(&state_dir);
+                Ok(ExitCode::SUCCESS)
+            }
             (None, Ok(Err(failure))) => Err(ended(failure)),
             (None, Err(_)) => Err(Failure::new("it took too long to stop; what was accepted is on disk")),
         }
     })
+}
+
+/// Starts the daemon on a store that was seen to open. A disk that is full or read-only is waited for: whoever waits
+/// beside the switch hears of its calls the sooner.
+async fn start(config: Config) -> Result<Daemon, Failure> {
+    let mut said = None;
+    loop {
+        let (program, dir) = (program()?, config.state_dir.clone());
+        let sound = tokio::task::spawn_blocking(move || heal::make_sound(&program, &dir)).await;
+        let sound = sound.unwrap_or(Err(StoreError::Closed)).map(drop);
+        let started = match sound {
+            Ok(()) => Daemon::start(config.clone()).await,
+            Err(why) => Err(daemon::Failure::Store(why)),
+        };
+        match started {
+            Err(daemon::Failure::Store(why @ StoreError::Io { .. })) => {
+                let why = why.to_string();
+                if said.as_ref() != Some(&why) {
+                    tracing::error!(reason = why, "the store cannot be opened yet; it is tried again");
+                    said = Some(why);
+                }
+                tokio::time::sleep(OPEN_AGAIN).await;
+            }
+            started => return started.map_err(ended),
+        }
+    }
 }
 
 fn ended(failure: crate::daemon::Failure) -> Failure {

@@ -11,6 +11,7 @@ pub mod answers;
 pub mod clock;
 pub mod control;
 pub mod drain;
+pub mod heal;
 pub mod intake;
 pub mod listener;
 pub mod log;

@@ -93,16 +93,15 @@ impl StoreError {
 
     /// Whether trying again cannot help until a person (or the calling program) changes something.
     ///
-    /// `Locked` passes when the other process ends, `Io` when the disk has room again.
+    /// `Locked` passes when the other process ends, `Io` when the disk has room again, `Damaged` when the store has
+    /// been begun anew with what can be read of it, as the daemon does at its start.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         match self {
-            Self::NotWritable { .. }
-            | Self::NewerFormat { .. }
-            | Self::Damaged { .. }
-            | Self::TooLarge { .. }
-            | Self::Closed => true,
-            Self::Locked { .. } | Self::Io { .. } => false,
+            Self::NotWritable { .. } | Self::NewerFormat { .. } | Self::TooLarge { .. } | Self::Closed => {
+                true
+            }
+            Self::Locked { .. } | Self::Io { .. } | Self::Damaged { .. } => false,
         }
     }
 
@@ -112,7 +111,6 @@ impl StoreError {
         let refused = matches!(
             source.kind(),
             io::ErrorKind::PermissionDenied
-                | io::ErrorKind::ReadOnlyFilesystem
                 | io::ErrorKind::NotADirectory
                 | io::ErrorKind::IsADirectory
                 | io::ErrorKind::AlreadyExists

@@ -17,6 +17,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use super::error::StoreError;
+use super::folder::{self, sync_dir};
 use super::record::{damaged, seal, unseal};
 use super::sled::{self, Changes, Disk, Tree};
 
@@ -32,30 +33,35 @@ pub(super) const FORMAT: u32 = 1;
 /// Opens the store in `state_dir`, creating or upgrading it.
 pub(super) fn open(state_dir: &Path) -> Result<Disk, StoreError> {
     create_private_dir(state_dir)?;
-    let file = state_dir.join("FORMAT");
-    let queue = state_dir.join("queue");
-    let found = read_format(&file)?;
-    match found {
-        Some(found) if found > FORMAT => {
-            return Err(StoreError::NewerFormat { found, known: FORMAT, path: file });
-        }
-        None if sled::exists(&queue) => {
-            let reason = "it is missing, although queue/ beside it holds a store; put the number back";
-            return Err(StoreError::damaged_file(&file, reason));
-        }
-        Some(_) | None => {}
-    }
+    let found = guard(state_dir)?;
+    let queue = folder::queue(state_dir);
     // Before FORMAT is raised: an older daemon that is still running must be able to start again.
     if sled::is_locked(&queue) {
         return Err(StoreError::Locked { path: queue });
     }
-    if found != Some(FORMAT) {
-        write_format(state_dir, &file).map_err(|e| StoreError::at_open(&file, e))?;
+    folder::settle(state_dir)?;
+    // Without a number the rows themselves say which it is, and it is put back only then.
+    let guess = found.is_none() && sled::exists(&queue);
+    if found != Some(FORMAT) && !guess {
+        write_format(state_dir)?;
     }
     let disk = Disk::open(&queue)?;
     sync_dir(state_dir).map_err(|e| StoreError::at_open(state_dir, e))?;
     upgrade(&disk)?;
+    if guess {
+        write_format(state_dir)?;
+    }
     Ok(disk)
+}
+
+/// Refuses a store of a newer format, before anything of it is touched. The number that `FORMAT` holds; `None` if
+/// it is missing or holds none.
+pub(super) fn guard(state_dir: &Path) -> Result<Option<u32>, StoreError> {
+    let path = state_dir.join(FORMAT_FILE);
+    match read_format(&path)? {
+        Some(found) if found > FORMAT => Err(StoreError::NewerFormat { found, known: FORMAT, path }),
+        found => Ok(found),
+    }
 }
 
 struct Step {
@@ -67,7 +73,9 @@ struct Step {
 /// Step `n` makes format `n`; the first is at index 0.
 const STEPS: [Step; FORMAT as usize] = [Step { name: "first_format", apply: first_format::step }];
 
-const FORMAT_KEY: &[u8] = b"format";
+/// Where the number stands among the rows.
+pub(super) const FORMAT_KEY: &[u8] = b"format";
+const FORMAT_FILE: &str = "FORMAT";
 
 fn upgrade(disk: &Disk) -> Result<(), StoreError> {
     let stands = stored_format(disk)?;
@@ -95,8 +103,12 @@ fn upgrade(disk: &Disk) -> Result<(), StoreError> {
 
 /// The format of the rows; 0 for a store in which nothing stands yet.
 fn stored_format(disk: &Disk) -> Result<u32, StoreError> {
-    let Some(value) = disk.get(Tree::Meta, FORMAT_KEY)? else { return Ok(0) };
-    let payload = unseal(Tree::Meta, FORMAT_KEY, &value)?;
+    disk.get(Tree::Meta, FORMAT_KEY)?.map_or(Ok(0), |value| format_of(&value))
+}
+
+/// The number that the row `format` holds.
+pub(super) fn format_of(value: &[u8]) -> Result<u32, StoreError> {
+    let payload = unseal(Tree::Meta, FORMAT_KEY, value)?;
     let number = std::str::from_utf8(payload).ok().and_then(|n| n.parse().ok());
     number.ok_or_else(|| damaged(Tree::Meta, FORMAT_KEY, "it is no number"))
 }
@@ -121,30 +133,27 @@ fn create_private_dir(dir: &Path) -> Result<(), StoreError> {
 }
 
 fn read_format(file: &Path) -> Result<Option<u32>, StoreError> {
-    match fs::read_to_string(file) {
-        Ok(text) => match text.trim().parse() {
-            Ok(number) if number > 0 => Ok(Some(number)),
-            Ok(_) | Err(_) => Err(StoreError::damaged_file(file, "it holds no format number")),
-        },
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-            Err(StoreError::damaged_file(file, "it holds no format number"))
-        }
-        Err(e) => Err(StoreError::at_open(file, e)),
+    let number = match fs::read(file) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).trim().parse().ok().filter(|number| *number > 0),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(StoreError::at_open(file, e)),
+    };
+    if number.is_none() {
+        tracing::warn!(file = %file.display(), "it holds no format number; the store's rows are asked instead");
     }
+    Ok(number)
 }
 
-fn write_format(state_dir: &Path, file: &Path) -> io::Result<()> {
+fn write_format(state_dir: &Path) -> Result<(), StoreError> {
+    let file = state_dir.join(FORMAT_FILE);
     let new = file.with_extension("new");
-    let mut out = File::create(&new)?;
-    writeln!(out, "{FORMAT}")?;
-    out.sync_all()?;
-    fs::rename(&new, file)?;
-    sync_dir(state_dir)
-}
-
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+    let written = File::create(&new).and_then(|mut out| {
+        writeln!(out, "{FORMAT}")?;
+        out.sync_all()?;
+        fs::rename(&new, &file)?;
+        sync_dir(state_dir)
+    });
+    written.map_err(|e| StoreError::at_open(&file, e))
 }
 
 #[cfg(test)]
@@ -181,7 +190,7 @@ mod tests {
     #[test]
     fn an_interrupted_creation_goes_on() {
         let dir = tempfile::tempdir().unwrap();
-        write_format(dir.path(), &dir.path().join("FORMAT")).unwrap();
+        write_format(dir.path()).unwrap();
         Disk::open(&dir.path().join("queue")).unwrap().close().unwrap();
         let disk = open(dir.path()).unwrap();
         assert_eq!(stored_format(&disk).unwrap(), FORMAT);

@@ -30,26 +30,32 @@
 //! | `state` | name and piece → a piece of the call tracker's state |
 //! | `meta` | `format` → the number again; `ledger` → the next [`Seq`] and the three counts |
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::time::UnixMillis;
 
+mod carve;
 mod error;
+mod folder;
 mod group;
 mod migrate;
 mod model;
 mod record;
+mod salvage;
 mod sled;
 pub mod state;
 mod writer;
 
 pub use error::{Place, StoreError};
 pub use model::{Accepting, Counts, Dead, Delivered, Limits, Pending, Seq, Settle, StateChange, Trimmed};
+
+pub use salvage::{Relic, Salvaged, Verified, exists, relics, salvage, verify};
 
 use group::{NewEvent, NewState, Row};
 use record::{LEDGER, Ledger, PIECE_MAX, Stored};
@@ -88,6 +94,7 @@ impl Store {
         let shared = Arc::new(Shared {
             disk: RwLock::new(Some(disk)),
             totals: Mutex::new((counts(&ledger), Trimmed::default())),
+            broken: watch::Sender::new(None),
         });
         let (requests, waiting) = mpsc::channel(GROUP_MAX);
         let thread = std::thread::Builder::new().name("store-writer".to_owned());
@@ -201,14 +208,26 @@ impl Store {
 
     /// The call tracker's state, ordered by key: for the start, before anything is accepted. Blocks.
     ///
+    /// A value with a damaged piece is left out and said so: the other calls must not suffer for it.
+    ///
     /// # Errors
-    /// As [`Store::pending_from`].
+    /// [`Io`](StoreError::Io), [`Closed`](StoreError::Closed), or [`Damaged`](StoreError::Damaged) if it is no
+    /// single row.
     pub fn state(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
         let mut pieces = Vec::new();
+        let mut damaged = HashSet::new();
         for (key, value) in self.reading(|disk| disk.page(Tree::State, &[], usize::MAX))? {
-            let payload = record::unseal(Tree::State, &key, &value)?;
-            let (name, piece) = record::piece_of(&key)?;
-            pieces.push((name.to_owned(), piece, payload.to_vec()));
+            let Ok((name, piece)) = record::piece_of(&key) else {
+                tracing::warn!("a piece of the remembered calls has no name and is left out");
+                continue;
+            };
+            match record::unseal(Tree::State, &key, &value) {
+                Ok(payload) => pieces.push((name.to_owned(), piece, payload.to_vec())),
+                Err(error) => {
+                    tracing::warn!(%error, "remembered calls cannot be read and are left out");
+                    damaged.insert(name.to_owned());
+                }
+            }
         }
         // Keys that are the beginning of another may be mixed with its pieces.
         pieces.sort_unstable_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
@@ -218,11 +237,11 @@ impl Store {
                 Some((last, value)) if *last == name => value.append(&mut payload),
                 Some(_) | None if piece == 0 => state.push((name, payload)),
                 Some(_) | None => {
-                    let key = record::piece_key(&name, piece);
-                    return Err(record::damaged(Tree::State, &key, "its first piece is missing"));
+                    damaged.insert(name);
                 }
             }
         }
+        state.retain(|(name, _)| !damaged.contains(name));
         Ok(state)
     }
 
@@ -250,6 +269,16 @@ impl Store {
     #[must_use]
     pub fn trimmed(&self) -> Trimmed {
         self.inner.shared.totals().1
+    }
+
+    /// Returns when sled says that the file is damaged, as a read or a write has found: open the store anew, after
+    /// [`salvage`]. May be dropped.
+    pub async fn broken(&self) -> StoreError {
+        let mut broken = self.inner.shared.broken.subscribe();
+        match broken.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().expect("it was waited for"),
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Bytes on disk. sled reuses space but never gives it back. Blocks.
@@ -281,7 +310,8 @@ impl Store {
     }
 
     fn reading<T>(&self, read: impl FnOnce(&Disk) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        self.inner.shared.disk().as_ref().ok_or(StoreError::Closed).and_then(read)
+        let outcome = self.inner.shared.disk().as_ref().ok_or(StoreError::Closed).and_then(read);
+        outcome.inspect_err(|why| self.inner.shared.mind(why))
     }
 }
 
@@ -314,9 +344,24 @@ struct Shared {
     /// `None` once the store is closed.
     disk: RwLock<Option<Disk>>,
     totals: Mutex<(Counts, Trimmed)>,
+    /// The first word of sled that the file is damaged.
+    broken: watch::Sender<Option<StoreError>>,
 }
 
 impl Shared {
+    /// Takes note if sled says that the file is damaged. A damaged row is none of that.
+    fn mind(&self, why: &StoreError) {
+        if matches!(why, StoreError::Damaged { place: Place::File(_), .. }) {
+            self.broken.send_if_modified(|broken| {
+                let first = broken.is_none();
+                if first {
+                    *broken = Some(why.clone());
+                }
+                first
+            });
+        }
+    }
+
     /// The disk, to read or write; it stays open until the guard is dropped.
     fn disk(&self) -> RwLockReadGuard<'_, Option<Disk>> {
         self.disk.read().unwrap_or_else(PoisonError::into_inner)
@@ -398,7 +443,7 @@ mod tests {
             error.to_string(),
             "the store is damaged: row 2 of tree pending: its checksum does not match"
         );
-        assert!(error.is_permanent());
+        assert!(!error.is_permanent(), "a new start mends it");
         assert!(matches!(error, StoreError::Damaged { place: Place::Row { seq: Some(Seq(2)), .. }, .. }));
         assert_eq!(store.pending_from(Seq(3), 9).unwrap(), [(Seq(3), event(3))]);
 
@@ -412,16 +457,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn damaged_state_is_an_error_and_no_shorter_value() {
+    async fn damaged_state_is_left_out_and_is_no_shorter_value() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), LIMITS).unwrap();
-        let change = StateChange { key: "call".into(), value: Some(vec![7; PIECE_MAX + 1]) };
-        store.accept(Accepting { events: vec![], state: vec![change] }).await.unwrap();
+        let large = |key: &str| StateChange { key: key.into(), value: Some(vec![7; PIECE_MAX + 1]) };
+        let state = vec![large("call"), large("call2"), large("call3")];
+        store.accept(Accepting { events: vec![], state }).await.unwrap();
         store.close().await.unwrap();
         tamper(dir.path(), Tree::State, &record::piece_key("call", 1), |value| value.truncate(3));
+        tamper(dir.path(), Tree::State, &record::piece_key("call3", 0), |value| value[9] ^= 1);
 
-        let error = Store::open(dir.path(), LIMITS).unwrap().state().unwrap_err().to_string();
-        assert_eq!(error, r"the store is damaged: row call\x00\x01 of tree state: 3 bytes are no value");
+        let state = Store::open(dir.path(), LIMITS).unwrap().state().unwrap();
+        assert_eq!(state, [("call2".to_owned(), vec![7; PIECE_MAX + 1])]);
     }
 
     /// sled keeps pages over 128 KiB in files that it never syncs, until the page is written anew.

@@ -32,7 +32,7 @@ pub(super) trait Stored: Sized {
 }
 
 /// What the store counts, kept in its own row so that no start has to scan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ledger {
     /// The next position to give out.
     pub(super) next_seq: u64,

@@ -62,6 +62,9 @@ impl Tree {
     }
 }
 
+/// The trees whose rows are events; a row moves from left to right and never back under the same key.
+pub(super) const ROW_TREES: [Tree; 3] = [Tree::Pending, Tree::Dead, Tree::Delivered];
+
 /// What one transaction writes (`Some`) and removes (`None`).
 pub(super) type Changes = BTreeMap<(Tree, Vec<u8>), Option<Vec<u8>>>;
 
@@ -83,10 +86,14 @@ impl Disk {
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let refused = |error| match error {
             ::sled::Error::Io(_) if is_locked(path) => StoreError::Locked { path: path.to_owned() },
+            ::sled::Error::Io(source) if is_damage(&source) => {
+                StoreError::damaged_file(path, source.to_string())
+            }
             ::sled::Error::Io(source) => StoreError::at_open(path, source),
             other => wrong(path, other),
         };
         // We flush and sync each group ourselves: a flusher thread would only wake an idle machine.
+        remove_half_snapshots(path)?;
         let config = ::sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
         let db = config.open().map_err(refused)?;
         let trees = Tree::ALL.iter().map(|t| db.open_tree(t.name())).collect::<Result<_, _>>();
@@ -179,6 +186,25 @@ pub(super) fn is_locked(path: &Path) -> bool {
 /// Whether the directory `path` has ever been opened by sled.
 pub(super) fn exists(path: &Path) -> bool {
     path.join("db").exists()
+}
+
+/// Whether it is the directory that is at fault: sled's own words (a file that ends too soon), or a disk that cannot
+/// read back what it holds.
+fn is_damage(why: &std::io::Error) -> bool {
+    const EIO: i32 = 5;
+    why.raw_os_error().is_none_or(|code| code == EIO)
+}
+
+/// A snapshot is written beside the old one and then renamed. What a power cut leaves of it sled would take for the
+/// newest.
+fn remove_half_snapshots(path: &Path) -> Result<(), StoreError> {
+    let Ok(entries) = std::fs::read_dir(path) else { return Ok(()) };
+    for entry in entries.flatten() {
+        if entry.file_name().to_str().is_some_and(|n| n.starts_with("snap.") && n.ends_with(".generating")) {
+            std::fs::remove_file(entry.path()).map_err(|e| StoreError::at_open(&entry.path(), e))?;
+        }
+    }
+    Ok(())
 }
 
 fn wrong(path: &Path, error: ::sled::Error) -> StoreError {

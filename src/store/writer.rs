@@ -116,6 +116,7 @@ impl Writer {
             written = disk.sync();
         }
         if let (None, Err(error)) = (&self.failed, &written) {
+            self.shared.mind(error);
             tracing::error!(%error, "store failed; nothing more is written until it is opened again");
             self.failed = Some(error.clone());
         }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test is a crate of its own, and not every one needs every helper")]
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -42,11 +43,25 @@ pub(crate) struct Program {
 impl Program {
     /// With an environment of its own: nothing of this machine's configuration is read.
     pub(crate) fn start(args: &[&str], environment: &[(&str, &str)]) -> Self {
-        Self::start_with(args, environment, None)
+        Self::start_with(args, environment, None, None)
     }
 
-    fn start_with(args: &[&str], environment: &[(&str, &str)], input: Option<&[u8]>) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_freeswitch-zammad"))
+    /// As another user, by number, which only root can do; as this one without.
+    pub(crate) fn start_as(args: &[&str], user: Option<u32>) -> Self {
+        Self::start_with(args, &[], None, user)
+    }
+
+    fn start_with(
+        args: &[&str],
+        environment: &[(&str, &str)],
+        input: Option<&[u8]>,
+        user: Option<u32>,
+    ) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_freeswitch-zammad"));
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
+        let mut child = command
             .args(args)
             .env_clear()
             .envs(environment.iter().copied())
@@ -131,7 +146,7 @@ pub(crate) fn run(args: &[&str]) -> Said {
 
 /// Runs a program to its end, with this on its standard input.
 pub(crate) fn run_with(args: &[&str], input: &[u8]) -> Said {
-    Program::start_with(args, &[], Some(input)).end()
+    Program::start_with(args, &[], Some(input), None).end()
 }
 
 /// The flags that `run` needs and no file.

@@ -1,0 +1,132 @@
+//! Where sled's directory stands, and how another takes its place.
+//!
+//! | below the state directory | what it is |
+//! |---|---|
+//! | `queue/` | the store in use |
+//! | `queue.part/` | a copy in the making; a leftover of a crash is removed |
+//! | `queue.new/` | a copy that is whole and synced; it is taken in if `queue/` is gone |
+//! | `queue.old/` | what the copy has replaced, about to be removed |
+//! | `queue.damaged-…/` | what was set aside for a person to look at |
+//!
+//! Each step is one rename and a sync of the state directory, so that after a power cut between any two of them
+//! [`settle`] finds out which of them is the store.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::error::StoreError;
+use crate::time::UnixMillis;
+
+/// How many damaged directories are kept; beyond it the oldest goes. What could be read of it is in the store.
+const DAMAGED_MAX: usize = 5;
+const DAMAGED: &str = "queue.damaged-";
+
+/// The store in use.
+pub(super) fn queue(state_dir: &Path) -> PathBuf {
+    state_dir.join("queue")
+}
+
+/// A copy in the making.
+pub(super) fn part(state_dir: &Path) -> PathBuf {
+    state_dir.join("queue.part")
+}
+
+fn new(state_dir: &Path) -> PathBuf {
+    state_dir.join("queue.new")
+}
+
+fn old(state_dir: &Path) -> PathBuf {
+    state_dir.join("queue.old")
+}
+
+/// After a crash: takes in a copy that had become the store, and removes what is not the store any more, or not
+/// yet.
+pub(super) fn settle(state_dir: &Path) -> Result<(), StoreError> {
+    let queue = queue(state_dir);
+    if new(state_dir).exists() && !queue.exists() {
+        rename(state_dir, &new(state_dir), &queue)?;
+    }
+    for leftover in [part(state_dir), new(state_dir), old(state_dir)] {
+        remove(&leftover)?;
+    }
+    Ok(())
+}
+
+/// Removes what an earlier copy has left behind.
+pub(super) fn clear_part(state_dir: &Path) -> Result<(), StoreError> {
+    remove(&part(state_dir))
+}
+
+/// The copy, whole and synced and closed, is the store from now on; what it replaces is removed.
+pub(super) fn replace(state_dir: &Path) -> Result<(), StoreError> {
+    rename(state_dir, &part(state_dir), &new(state_dir))?;
+    if queue(state_dir).exists() {
+        rename(state_dir, &queue(state_dir), &old(state_dir))?;
+    }
+    rename(state_dir, &new(state_dir), &queue(state_dir))?;
+    remove(&old(state_dir))
+}
+
+/// The copy is the store from now on; what it replaces is set aside. Returns where.
+pub(super) fn set_aside(state_dir: &Path, now: UnixMillis) -> Result<PathBuf, StoreError> {
+    rename(state_dir, &part(state_dir), &new(state_dir))?;
+    let name = now.to_string().replace(':', "-");
+    let mut aside = state_dir.join(format!("{DAMAGED}{name}"));
+    for again in 1.. {
+        if !aside.exists() {
+            break;
+        }
+        aside = state_dir.join(format!("{DAMAGED}{name}.{again}"));
+    }
+    rename(state_dir, &queue(state_dir), &aside)?;
+    rename(state_dir, &new(state_dir), &queue(state_dir))?;
+    forget_oldest(state_dir);
+    Ok(aside)
+}
+
+/// Directories that were set aside, oldest first.
+pub(super) fn damaged(state_dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(state_dir).into_iter().flatten().flatten().map(|e| e.path());
+    let is_one = |path: &PathBuf| {
+        path.file_name().and_then(|n| n.to_str()).is_some_and(|name| name.starts_with(DAMAGED))
+    };
+    let mut found: Vec<PathBuf> = entries.filter(is_one).collect();
+    found.sort();
+    found
+}
+
+fn forget_oldest(state_dir: &Path) {
+    let found = damaged(state_dir);
+    for oldest in &found[..found.len().saturating_sub(DAMAGED_MAX)] {
+        match remove(oldest) {
+            Ok(()) => tracing::warn!(
+                directory = %oldest.display(),
+                "the oldest of more than {DAMAGED_MAX} damaged stores was removed"
+            ),
+            Err(why) => tracing::warn!(reason = %why, "an old damaged store cannot be removed"),
+        }
+    }
+}
+
+fn rename(state_dir: &Path, from: &Path, to: &Path) -> Result<(), StoreError> {
+    fs::rename(from, to).map_err(|why| StoreError::at_open(from, why))?;
+    sync_dir(state_dir).map_err(|why| StoreError::at_open(state_dir, why))
+}
+
+fn remove(dir: &Path) -> Result<(), StoreError> {
+    let removed = match dir.symlink_metadata() {
+        Ok(about) if about.is_dir() => fs::remove_dir_all(dir),
+        Ok(_) => fs::remove_file(dir),
+        Err(why) => Err(why),
+    };
+    match removed {
+        Err(why) if why.kind() != io::ErrorKind::NotFound => Err(StoreError::at_open(dir, why)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Makes what was created, renamed or removed in a directory outlive a power cut.
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}

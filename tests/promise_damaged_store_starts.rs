@@ -1,0 +1,447 @@
+//! A damaged store never keeps the daemon down: it is up within ten seconds, goes on with all that can be read, and
+//! says where the damaged store is.
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
+#[path = "common/program.rs"]
+mod program;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use freeswitch_zammad::cti::cause::Cause;
+use freeswitch_zammad::cti::event::{CallId, Direction, Event, What};
+use freeswitch_zammad::sim::switch::{Settings, Switch};
+use freeswitch_zammad::store::{Accepting, Limits, Pending, Settle, StateChange, Store};
+use freeswitch_zammad::time::UnixMillis;
+use program::{PASSWORD, Program, TOKEN, flags, run};
+use serde_json::Value;
+
+/// How long a start may take, whatever became of the store.
+const UP_WITHIN: Duration = Duration::from_secs(10);
+const CALLS: u64 = 900;
+
+/// Nothing that was accepted is missing, and nothing is there that was not.
+mod invariants {
+    use super::*;
+
+    #[test]
+    fn whatever_is_damaged_the_daemon_listens_within_ten_seconds_and_goes_on_with_the_rest() {
+        let made = Made::new();
+        let switch = switch();
+        let work = Mutex::new(known_errors::all().into_iter());
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while let Some(damage) = { work.lock().unwrap().next() } {
+                        check(&made, &switch, &damage);
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_sound_store_is_left_alone() {
+        let made = Made::new();
+        let dir = made.copy();
+        let said = store(&dir, &["verify"]);
+        assert_eq!(said.code, Some(0), "{said:?}");
+        assert!(said.out.contains("is sound"), "{said:?}");
+        let said = store(&dir, &["salvage"]);
+        assert_eq!((said.code, said.out.trim()), (Some(0), "it is sound; nothing was done"), "{said:?}");
+        assert_eq!(exported(&dir), made.rows);
+        assert_eq!(aside(&dir), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn what_was_set_aside_can_be_taken_in_later_and_nothing_twice() {
+        let made = Made::new();
+        let (dir, other) = (made.copy(), made.copy());
+        known_errors::overwrite(&other.path().join("queue/db"), known_errors::SEGMENT + 20_000, 80_000);
+        let said = store(&other, &["verify"]);
+        assert_eq!(said.code, Some(1), "{said:?}");
+        assert!(said.sentence().contains("store salvage"), "{said:?}");
+        let listed = queue(&other, &["list"]);
+        assert_eq!(listed.code, Some(1), "{listed:?}");
+        assert!(listed.sentence().contains("store salvage"), "{listed:?}");
+
+        let said = store(&other, &["salvage"]);
+        assert_eq!(said.code, Some(0), "{said:?}");
+        let aside = aside(&other).remove(0);
+        let rows = exported(&other);
+        assert!(rows.len() > made.rows.len() / 2 && rows.len() < made.rows.len(), "{}", rows.len());
+        // All of it is known there already.
+        let before = exported(&dir);
+        let said = store(&dir, &["salvage", aside.to_str().unwrap()]);
+        assert_eq!(said.code, Some(0), "{said:?}");
+        assert!(said.out.contains("\"taken_in\":0"), "{said:?}");
+        assert_eq!(exported(&dir), before);
+        // And into an empty one all of it goes.
+        let empty = tempfile::tempdir().unwrap();
+        drop(Store::open(empty.path(), limits()).unwrap());
+        let said = store(&empty, &["salvage", aside.to_str().unwrap()]);
+        assert_eq!(said.code, Some(0), "{said:?}");
+        let ids = |rows: &Rows| rows.values().map(|r| r["id"].to_string()).collect::<Vec<_>>();
+        let (mut got, mut want) = (ids(&exported(&empty)), ids(&rows));
+        got.sort();
+        want.sort();
+        assert_eq!(got, want);
+    }
+}
+
+/// Damage that was seen, or that a disk, a person or a power cut does.
+mod known_errors {
+    use super::*;
+
+    /// What sled writes its log in. The first one is free again in the store that is damaged here.
+    pub(crate) const SEGMENT: usize = 512 * 1024;
+
+    /// What is damaged, and what must come of it.
+    pub(crate) struct Damage {
+        pub(crate) name: &'static str,
+        pub(crate) apply: Box<dyn Fn(&Path) + Send>,
+        /// The least part of the rows, in percent, that must be there afterwards.
+        pub(crate) kept: usize,
+        /// Not to be read by the daemon's user.
+        pub(crate) forbidden: bool,
+    }
+
+    pub(crate) fn all() -> Vec<Damage> {
+        let mut all = Vec::new();
+        let mut add = |name, kept, apply: Box<dyn Fn(&Path) + Send>| {
+            all.push(Damage { name, apply, kept, forbidden: false });
+        };
+        // The log is whole: nothing may be missing.
+        add("snapshot emptied", 100, Box::new(|dir| fs::write(snapshot(dir), "").unwrap()));
+        add("snapshot missing", 100, Box::new(|dir| fs::remove_file(snapshot(dir)).unwrap()));
+        add("snapshot zeroed", 100, Box::new(|dir| zero(&snapshot(dir), 0, usize::MAX)));
+        add("snapshot cut short", 100, Box::new(|dir| cut(&snapshot(dir), 0.5)));
+        add("snapshot overwritten", 100, Box::new(|dir| overwrite(&snapshot(dir), 20, 60)));
+        add(
+            "snapshot half written beside it",
+            100,
+            Box::new(|dir| {
+                fs::write(dir.join("queue/snap.FFFFFFFFFFFFFFFF.generating"), "torn").unwrap();
+            }),
+        );
+        add(
+            "a newer snapshot that is none",
+            100,
+            Box::new(|dir| {
+                fs::write(dir.join("queue/snap.7FFFFFFFFFFFFFFF"), [7; 300]).unwrap();
+            }),
+        );
+        add("conf emptied", 100, Box::new(|dir| fs::write(dir.join("queue/conf"), "").unwrap()));
+        add("conf missing", 100, Box::new(|dir| fs::remove_file(dir.join("queue/conf")).unwrap()));
+        add("conf overwritten", 100, Box::new(|dir| overwrite(&dir.join("queue/conf"), 0, 60)));
+        add("conf zeroed", 100, Box::new(|dir| zero(&dir.join("queue/conf"), 0, usize::MAX)));
+        add("blobs missing", 100, Box::new(|dir| fs::remove_dir_all(dir.join("queue/blobs")).unwrap()));
+        add(
+            "foreign files",
+            100,
+            Box::new(|dir| {
+                fs::write(dir.join("queue/README"), "who put me here").unwrap();
+                fs::write(dir.join("queue/blobs/notes.txt"), "and me").unwrap();
+                fs::create_dir(dir.join("queue/lost+found")).unwrap();
+                fs::create_dir(dir.join("queue.part")).unwrap();
+                fs::write(dir.join("queue.old"), "a file").unwrap();
+            }),
+        );
+        add("FORMAT missing", 100, Box::new(|dir| fs::remove_file(dir.join("FORMAT")).unwrap()));
+        add("FORMAT garbled", 100, Box::new(|dir| fs::write(dir.join("FORMAT"), [0xff, 0, 9]).unwrap()));
+        // The log itself: what was not hit must be there.
+        add("log cut short", 60, Box::new(|dir| cut(&dir.join("queue/db"), 0.8)));
+        add("log cut short by half", 20, Box::new(|dir| cut(&dir.join("queue/db"), 0.6)));
+        add("a segment begins with zeroes", 60, Box::new(|dir| zero(&dir.join("queue/db"), SEGMENT, 4096)));
+        add("log zeroed in the middle", 50, Box::new(|dir| zero(&dir.join("queue/db"), 700_000, 70_000)));
+        add(
+            "log overwritten in the middle",
+            50,
+            Box::new(|dir| {
+                overwrite(&dir.join("queue/db"), SEGMENT + 300_123, 9_000);
+            }),
+        );
+        add(
+            "log overwritten at its end",
+            50,
+            Box::new(|dir| {
+                overwrite(&dir.join("queue/db"), 2 * SEGMENT + 250_000, 80_000);
+            }),
+        );
+        add(
+            "a bit in every 4 kB turned",
+            30,
+            Box::new(|dir| {
+                let log = dir.join("queue/db");
+                let mut bytes = fs::read(&log).unwrap();
+                bytes.iter_mut().step_by(16_384).for_each(|byte| *byte ^= 4);
+                fs::write(&log, bytes).unwrap();
+            }),
+        );
+        // Nothing can be read: begun anew.
+        add("log zeroed", 0, Box::new(|dir| zero(&dir.join("queue/db"), 0, usize::MAX)));
+        add("log emptied", 0, Box::new(|dir| fs::write(dir.join("queue/db"), "").unwrap()));
+        add("log missing", 0, Box::new(|dir| fs::remove_file(dir.join("queue/db")).unwrap()));
+        add(
+            "log is a directory",
+            0,
+            Box::new(|dir| {
+                fs::remove_file(dir.join("queue/db")).unwrap();
+                fs::create_dir(dir.join("queue/db")).unwrap();
+            }),
+        );
+        add(
+            "queue is a file",
+            0,
+            Box::new(|dir| {
+                fs::remove_dir_all(dir.join("queue")).unwrap();
+                fs::write(dir.join("queue"), "").unwrap();
+            }),
+        );
+        for (name, file) in [("log of another user", "db"), ("conf of another user", "conf")] {
+            all.push(Damage {
+                name,
+                apply: Box::new(move |dir| {
+                    let file = dir.join("queue").join(file);
+                    fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
+                }),
+                kept: if file == "db" { 0 } else { 100 },
+                forbidden: true,
+            });
+        }
+        all
+    }
+
+    fn snapshot(dir: &Path) -> PathBuf {
+        let found = fs::read_dir(dir.join("queue")).unwrap().map(|e| e.unwrap().path());
+        let is_one = |p: &PathBuf| p.file_name().unwrap().to_str().unwrap().starts_with("snap.");
+        found.filter(is_one).max().unwrap()
+    }
+
+    fn zero(file: &Path, at: usize, len: usize) {
+        let mut bytes = fs::read(file).unwrap();
+        let end = at.saturating_add(len).min(bytes.len());
+        bytes[at..end].fill(0);
+        fs::write(file, bytes).unwrap();
+    }
+
+    pub(crate) fn overwrite(file: &Path, at: usize, len: usize) {
+        let mut bytes = fs::read(file).unwrap();
+        let mut dice = fastrand::Rng::with_seed(at as u64);
+        let end = (at + len).min(bytes.len());
+        bytes[at..end].fill_with(|| dice.u8(..));
+        fs::write(file, bytes).unwrap();
+    }
+
+    fn cut(file: &Path, part: f64) {
+        let bytes = fs::read(file).unwrap();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        let len = (bytes.len() as f64 * part) as usize;
+        fs::write(file, &bytes[..len]).unwrap();
+    }
+}
+
+fn check(made: &Made, switch: &Switch, damage: &known_errors::Damage) {
+    let name = damage.name;
+    let dir = made.copy();
+    (damage.apply)(dir.path());
+    let user = (damage.forbidden && is_root()).then_some(NOBODY);
+    if let Some(user) = user {
+        give_away(dir.path(), user);
+    }
+    // Nobody takes events: what was in the queue must still be in it.
+    let url = format!("http://127.0.0.1:9/api/v1/cti/{TOKEN}");
+    let address = switch.addr().to_string();
+    let args = [&["run"], &flags(&url, &address, dir.path())[..]].concat();
+    let began = now();
+    let mut program = Program::start_as(&args, user);
+    program.wait_for("listening to the switch");
+    let took = now() - began;
+    assert!(took < UP_WITHIN, "{name}: up after {took:?}: {}", program.err());
+    let rows = exported(&dir);
+    program.signal("TERM");
+    let said = program.end();
+    assert_eq!(said.code, Some(0), "{name}: {said:?}");
+
+    let right = rows.iter().filter(|(seq, row)| made.rows.get(*seq) == Some(*row)).count();
+    let same =
+        rows.iter().filter(|(seq, row)| made.rows.get(*seq).is_some_and(|m| m["id"] == row["id"])).count();
+    assert_eq!(same, rows.len(), "{name}: rows that were never accepted");
+    assert!(
+        right * 100 >= made.rows.len() * damage.kept,
+        "{name}: {right} of {} rows are right: {}",
+        made.rows.len(),
+        said.err
+    );
+    // What was set aside is named.
+    for aside in aside(&dir) {
+        assert!(
+            said.err.contains(aside.to_str().unwrap()),
+            "{name}: {} not in {}",
+            aside.display(),
+            said.err
+        );
+    }
+    if right < made.rows.len() {
+        assert_eq!(aside(&dir).len(), 1, "{name}: the damaged store is gone: {}", said.err);
+    }
+    println!("{name}: {right} of {} rows, up after {took:?}", made.rows.len());
+}
+
+type Rows = BTreeMap<u64, Value>;
+
+/// A store with a past: events that wait, that were delivered and given up, calls that are remembered.
+struct Made {
+    dir: tempfile::TempDir,
+    rows: Rows,
+}
+
+impl Made {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for round in 0..3 {
+            let store = Store::open(dir.path(), limits()).unwrap();
+            runtime.block_on(async {
+                let calls = round * CALLS / 3..(round + 1) * CALLS / 3;
+                for group in calls.collect::<Vec<_>>().chunks(20) {
+                    let events = group.iter().map(|n| event(*n)).collect();
+                    let remembered = |n: &u64| StateChange {
+                        key: format!("main/{n:016x}"),
+                        value: (n % 3 > 0).then(|| br#"{"legs":[],"calls":[]}"#.to_vec()),
+                    };
+                    let state = group.iter().map(remembered).collect();
+                    let seqs = store.accept(Accepting { events, state }).await.unwrap();
+                    let settled = seqs.into_iter().flatten().filter_map(|seq| match seq.0 % 3 {
+                        0 => Some(Settle::Delivered { seq, at: UnixMillis(WHEN), note: None }),
+                        1 if seq.0 % 7 == 0 => {
+                            Some(Settle::Dead { seq, at: UnixMillis(WHEN), story: "refused".into() })
+                        }
+                        _ => None,
+                    });
+                    store.settle(settled.collect()).await.unwrap();
+                }
+                store.close().await.unwrap();
+            });
+        }
+        let rows = exported(&dir);
+        assert_eq!(rows.len() as u64, CALLS);
+        assert!(fs::metadata(dir.path().join("queue/db")).unwrap().len() > 1_000_000);
+        Self { dir, rows }
+    }
+
+    fn copy(&self) -> tempfile::TempDir {
+        let to = tempfile::tempdir().unwrap();
+        copy(self.dir.path(), to.path());
+        to
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            fs::create_dir(&to).unwrap();
+            copy(&entry.path(), &to);
+        } else if entry.file_type().unwrap().is_file() {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// Every row, by its position.
+fn exported(dir: &tempfile::TempDir) -> Rows {
+    // A daemon that was started this moment holds the store, but cannot be asked yet.
+    let mut said = queue(dir, &["export"]);
+    program::wait(|| {
+        let answered = !said.err.contains("in use by another process");
+        if !answered {
+            said = queue(dir, &["export"]);
+        }
+        answered
+    });
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let rows = said.out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    rows.map(|row| (row["seq"].as_u64().unwrap(), row)).collect()
+}
+
+fn queue(dir: &tempfile::TempDir, args: &[&str]) -> program::Said {
+    run(&[&["queue"], args, &["--state-dir", dir.path().to_str().unwrap()]].concat())
+}
+
+fn store(dir: &tempfile::TempDir, args: &[&str]) -> program::Said {
+    run(&[&["store"], args, &["--state-dir", dir.path().to_str().unwrap()]].concat())
+}
+
+/// Directories that were set aside.
+fn aside(dir: &tempfile::TempDir) -> Vec<PathBuf> {
+    let found = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path());
+    found.filter(|p| p.file_name().unwrap().to_str().unwrap().starts_with("queue.damaged-")).collect()
+}
+
+fn switch() -> Switch {
+    let runtime = Box::leak(Box::new(tokio::runtime::Runtime::new().unwrap()));
+    let _entered = runtime.enter();
+    Switch::start(Settings { password: PASSWORD.into(), ..Settings::default() }).unwrap()
+}
+
+const NOBODY: u32 = 65_534;
+
+fn is_root() -> bool {
+    let said = Command::new("id").arg("-u").output().unwrap();
+    String::from_utf8_lossy(&said.stdout).trim() == "0"
+}
+
+/// The directories to that user, the files in them to nobody else than before.
+fn give_away(dir: &Path, user: u32) {
+    chown(dir, Some(user), Some(user)).unwrap();
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            give_away(&entry.path(), user);
+        } else if fs::metadata(entry.path()).unwrap().permissions().mode() & 0o777 != 0 {
+            chown(entry.path(), Some(user), Some(user)).unwrap();
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long a start takes is what is tried")]
+fn now() -> std::time::Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap()
+}
+
+const WHEN: u64 = 1_795_444_000_000;
+
+fn limits() -> Limits {
+    let day = Duration::from_secs(86_400);
+    Limits { delivered_max: 10_000, delivered_age: day, dead_max: 10_000, dead_age: day }
+}
+
+fn event(n: u64) -> Pending {
+    let what = match n % 3 {
+        0 => What::NewCall { user: None, queue: Some("Support".into()) },
+        1 => What::Answer { answering_number: Some("1001".into()), user: Some("Anton".into()) },
+        _ => What::Hangup { cause: Cause::NormalClearing },
+    };
+    Pending {
+        id: format!("call-{n}/event"),
+        zammad: "main".into(),
+        switch: "main".into(),
+        event: Event {
+            call_id: CallId::new(&format!("5c0e3d8e-0000-4000-8000-{n:012}")),
+            direction: Direction::In,
+            from: "4915112345678".into(),
+            to: "4930555100".into(),
+            what,
+        },
+        happened: UnixMillis(WHEN + n),
+        answered: n % 3 == 2,
+        attempt: None,
+        held: false,
+        restored: false,
+    }
+}
