@@ -28,6 +28,8 @@ use crate::store::{Limits, Store, StoreError};
 
 /// Delivered events that are kept, whatever their age.
 const DELIVERED_MAX: usize = 200_000;
+/// A store's directory that is larger, in bytes, is made anew once its events are delivered.
+const SWAP_BYTES: u64 = 64 * 1024 * 1024;
 /// Questions that may wait for a switch.
 const ASKS: usize = 64;
 
@@ -219,6 +221,7 @@ pub fn limits(config: &Config) -> Limits {
         delivered_age: config.delivery.delivered_keep,
         dead_max: config.delivery.dead_keep_max.get(),
         dead_age: config.delivery.dead_keep,
+        swap_bytes: SWAP_BYTES,
     }
 }
 

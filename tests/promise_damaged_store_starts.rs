@@ -418,7 +418,13 @@ const WHEN: u64 = 1_795_444_000_000;
 
 fn limits() -> Limits {
     let day = Duration::from_secs(86_400);
-    Limits { delivered_max: 10_000, delivered_age: day, dead_max: 10_000, dead_age: day }
+    Limits {
+        delivered_max: 10_000,
+        delivered_age: day,
+        dead_max: 10_000,
+        dead_age: day,
+        swap_bytes: u64::MAX,
+    }
 }
 
 fn event(n: u64) -> Pending {

@@ -102,7 +102,13 @@ fn text(bytes: &[u8]) -> String {
 
 fn open(dir: &Path) -> Store {
     let age = Duration::from_hours(72);
-    let limits = Limits { delivered_max: 200_000, delivered_age: age, dead_max: 10_000, dead_age: age };
+    let limits = Limits {
+        delivered_max: 200_000,
+        delivered_age: age,
+        dead_max: 10_000,
+        dead_age: age,
+        swap_bytes: u64::MAX,
+    };
     Store::open(dir, limits).unwrap()
 }
 

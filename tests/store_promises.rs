@@ -204,7 +204,13 @@ async fn a_group_larger_than_sleds_segments_is_accepted_whole() {
 async fn the_past_is_trimmed_by_number_and_by_age_oldest_first() {
     let dir = tempfile::tempdir().unwrap();
     let minute = Duration::from_secs(60);
-    let limits = Limits { delivered_max: 3, delivered_age: minute, dead_max: 2, dead_age: minute };
+    let limits = Limits {
+        delivered_max: 3,
+        delivered_age: minute,
+        dead_max: 2,
+        dead_age: minute,
+        swap_bytes: u64::MAX,
+    };
     let store = Store::open(dir.path(), limits).unwrap();
     accept(&store, &(1..=8).map(event).collect::<Vec<_>>()).await;
     for n in 1..=4 {
@@ -403,7 +409,13 @@ fn open(state_dir: &Path) -> Store {
 
 fn limits() -> Limits {
     let year = Duration::from_secs(365 * 86_400);
-    Limits { delivered_max: 10_000, delivered_age: year, dead_max: 10_000, dead_age: year }
+    Limits {
+        delivered_max: 10_000,
+        delivered_age: year,
+        dead_max: 10_000,
+        dead_age: year,
+        swap_bytes: u64::MAX,
+    }
 }
 
 async fn accept(store: &Store, events: &[Pending]) -> Vec<Option<Seq>> {

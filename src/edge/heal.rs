@@ -96,6 +96,7 @@ pub fn examine(state_dir: &Path, budget: Option<Duration>) -> Finding {
                 StoreError::Locked { .. }
                 | StoreError::NewerFormat { .. }
                 | StoreError::Io { .. }
+                | StoreError::NotSynced { .. }
                 | StoreError::TooLarge { .. }
                 | StoreError::Closed => Finding::Refused { why: words },
             }

@@ -51,11 +51,18 @@ pub enum StoreError {
         /// What is wrong there.
         reason: String,
     },
-    /// The disk refused. If it was a write, nothing more is written through this handle: after a failed sync
-    /// nobody knows what the disk holds. Open the store again.
-    #[error("the disk failed the store in {}: {source}; check space and disk, then start again", .path.display())]
+    /// The disk refused: it is full, or read-only. A write is tried again until it takes it.
+    #[error("the disk refuses the store in {}: {source}; check its space, and whether it is writable", .path.display())]
     Io {
         /// The file or directory concerned.
+        path: PathBuf,
+        /// The system's answer.
+        source: Arc<io::Error>,
+    },
+    /// The disk failed to sync: nobody knows what it holds of what was written last. The store must be opened anew.
+    #[error("the disk failed to sync the store in {}: {source}; check the disk", .path.display())]
+    NotSynced {
+        /// The file concerned.
         path: PathBuf,
         /// The system's answer.
         source: Arc<io::Error>,
@@ -86,6 +93,7 @@ impl StoreError {
             | Self::NotWritable { .. }
             | Self::NewerFormat { .. }
             | Self::Io { .. }
+            | Self::NotSynced { .. }
             | Self::TooLarge { .. }
             | Self::Closed => None,
         }
@@ -101,7 +109,7 @@ impl StoreError {
             Self::NotWritable { .. } | Self::NewerFormat { .. } | Self::TooLarge { .. } | Self::Closed => {
                 true
             }
-            Self::Locked { .. } | Self::Io { .. } | Self::Damaged { .. } => false,
+            Self::Locked { .. } | Self::Io { .. } | Self::NotSynced { .. } | Self::Damaged { .. } => false,
         }
     }
 

@@ -81,6 +81,7 @@ pub(super) fn set_aside(state_dir: &Path, now: UnixMillis) -> Result<PathBuf, St
     }
     rename(state_dir, &queue(state_dir), &aside)?;
     rename(state_dir, &new(state_dir), &queue(state_dir))?;
+    remove(&state_dir.join(SUSPECT))?;
     forget_oldest(state_dir);
     Ok(aside)
 }
@@ -124,6 +125,30 @@ fn remove(dir: &Path) -> Result<(), StoreError> {
         Err(why) if why.kind() != io::ErrorKind::NotFound => Err(StoreError::at_open(dir, why)),
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+const SUSPECT: &str = "SUSPECT";
+
+/// A sync has failed: the next start must not trust what the system shows of the log, but write all of it anew.
+pub(super) fn suspect(state_dir: &Path) {
+    if let Err(why) = fs::write(state_dir.join(SUSPECT), "") {
+        tracing::error!(reason = %why, "it cannot be noted that the store is suspect; run `store salvage` before the next start");
+    }
+}
+
+/// Whether a sync has failed.
+pub(super) fn is_suspect(state_dir: &Path) -> bool {
+    state_dir.join(SUSPECT).exists()
+}
+
+/// Whether the disk takes writes again: as much as sled writes at once.
+pub(super) fn takes_writes(state_dir: &Path) -> Result<(), StoreError> {
+    const BYTES: usize = 1024 * 1024;
+    let path = state_dir.join("disk.probe");
+    let written = fs::write(&path, vec![0; BYTES]).and_then(|()| File::open(&path)?.sync_data());
+    // It takes room that is wanted now; that it could not be removed says no more than the rest.
+    let removed = fs::remove_file(&path);
+    written.and(removed).map_err(|why| StoreError::io(&path, why))
 }
 
 /// Makes what was created, renamed or removed in a directory outlive a power cut.

@@ -50,18 +50,21 @@ impl<'d> Group<'d> {
         self.now = self.now.max(Some(at));
     }
 
+    /// `before` is what was answered at the first try, if this is another: an event that was new then is new still,
+    /// wherever that try has left it.
     pub(super) fn accept(
         &mut self,
-        events: Vec<NewEvent>,
-        state: Vec<NewState>,
+        events: &[NewEvent],
+        state: &[NewState],
+        before: Option<&[Option<Seq>]>,
     ) -> Result<Vec<Option<Seq>>, StoreError> {
         // All reads first: an error must leave nothing of this request in the group.
         let mut known = Vec::with_capacity(events.len());
-        for event in &events {
-            known.push(self.value(Tree::Ids, event.id.as_bytes())?.is_some());
+        for event in events {
+            known.push(self.seq_of(&event.id)?);
         }
         let mut leftovers = Vec::new();
-        for NewState { name, pieces } in &state {
+        for NewState { name, pieces } in state {
             let mut piece = u16::try_from(pieces.len()).expect("the handle bounds a state value");
             while self.value(Tree::State, &piece_key(name, piece))?.is_some() {
                 leftovers.push(piece_key(name, piece));
@@ -70,27 +73,33 @@ impl<'d> Group<'d> {
         }
 
         let mut seqs = Vec::with_capacity(events.len());
-        for (NewEvent { id, payload }, known) in events.into_iter().zip(known) {
+        for (at, (NewEvent { id, payload }, known)) in events.iter().zip(known).enumerate() {
             // The second look finds an identity that stands twice in this request.
             let twice = matches!(self.changes.get(&(Tree::Ids, id.as_bytes().to_vec())), Some(Some(_)));
-            seqs.push(if known || twice { None } else { Some(self.append(&id, &payload)) });
+            let was_new = before.is_some_and(|before| before.get(at).is_some_and(Option::is_some));
+            seqs.push(match known {
+                Some(seq) if was_new => Some(seq),
+                Some(_) => None,
+                None if twice => None,
+                None => Some(self.append(id, payload)),
+            });
         }
         for key in leftovers {
             self.changes.insert((Tree::State, key), None);
         }
         for NewState { name, pieces } in state {
             for (number, piece) in (0..).zip(pieces) {
-                self.put(Tree::State, piece_key(&name, number), &piece);
+                self.put(Tree::State, piece_key(name, number), piece);
             }
         }
         Ok(seqs)
     }
 
     /// Settles all that can be settled; the error names the first row that could not be read.
-    pub(super) fn settle(&mut self, settles: Vec<Settle>) -> Result<(), StoreError> {
+    pub(super) fn settle(&mut self, settles: &[Settle]) -> Result<(), StoreError> {
         let mut outcome = Ok(());
         for settle in settles {
-            outcome = outcome.and(self.settle_one(settle));
+            outcome = outcome.and(self.settle_one(settle.clone()));
         }
         outcome
     }
@@ -132,7 +141,19 @@ impl<'d> Group<'d> {
         Ok(())
     }
 
-    pub(super) fn revive(&mut self, mut seqs: Vec<Seq>) -> Result<Vec<(Seq, Pending)>, StoreError> {
+    /// `before` is what was answered at the first try, if this is another.
+    pub(super) fn revive(
+        &mut self,
+        seqs: &[Seq],
+        before: &[(Seq, Pending)],
+    ) -> Result<Vec<(Seq, Pending)>, StoreError> {
+        let mut revived = Vec::new();
+        for (_, row) in before {
+            let seq = self.seq_of(&row.id)?;
+            let found = seq.map(|seq| self.row::<Pending>(seq)).transpose()?.flatten();
+            revived.extend(seq.zip(found));
+        }
+        let mut seqs = seqs.to_vec();
         seqs.sort_unstable();
         seqs.dedup();
         let mut dead = Vec::new();
@@ -153,13 +174,14 @@ impl<'d> Group<'d> {
         let mut found = dead;
         found.append(&mut delivered);
         found.sort_by_key(|(seq, _)| *seq);
-        Ok(found.into_iter().map(|(_, row)| (self.append(&row.id, &row.encode()), row)).collect())
+        revived.extend(found.into_iter().map(|(_, row)| (self.append(&row.id, &row.encode()), row)));
+        Ok(revived)
     }
 
     /// Takes away what the limits no longer allow, oldest first. Rows that this very group has settled stay for
     /// the next.
     pub(super) fn trim(&mut self, limits: &Limits) -> Trimmed {
-        let &Limits { delivered_max, delivered_age, dead_max, dead_age } = limits;
+        let &Limits { delivered_max, delivered_age, dead_max, dead_age, swap_bytes: _ } = limits;
         let now = self.now;
         let old = |at: UnixMillis, age| now.is_some_and(|now| now.since(at) > age);
         let delivered = self.trim_tree(delivered_max, |row: &Delivered| old(row.delivered, delivered_age));
@@ -228,6 +250,13 @@ impl<'d> Group<'d> {
     fn put(&mut self, tree: Tree, key: Vec<u8>, payload: &[u8]) {
         let value = seal(tree, &key, payload);
         self.changes.insert((tree, key), Some(value));
+    }
+
+    /// Where the event with this identity stands, if it is remembered.
+    fn seq_of(&self, id: &str) -> Result<Option<Seq>, StoreError> {
+        let value = self.value(Tree::Ids, id.as_bytes())?;
+        // An identity that cannot be read is one all the same; its row is nowhere.
+        Ok(value.map(|value| record::open(Tree::Ids, id.as_bytes(), &value).unwrap_or(Seq(0))))
     }
 
     fn row<T: Row>(&self, seq: Seq) -> Result<Option<T>, StoreError> {

@@ -12,8 +12,7 @@
 //!
 //! | call | on return |
 //! |---|---|
-//! | [`accept`](Store::accept), [`revive`](Store::revive), [`settle`](Store::settle) with an [`Attempt`](Settle::Attempt) | synced: outlives a power cut |
-//! | other [`settle`](Store::settle), [`trim`](Store::trim) | done, and synced at once after the answer: a power cut within those milliseconds undoes it. A lost delivered mark is one repeat, which at-least-once allows |
+//! | [`accept`](Store::accept), [`revive`](Store::revive), [`settle`](Store::settle), [`trim`](Store::trim) | synced: outlives a power cut |
 //! | [`close`](Store::close) | all is synced, the directory is free for another process |
 //!
 //! **Identity.** An event's `id` is remembered as long as the event is: while it is pending, then as long as it
@@ -33,6 +32,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 
@@ -41,6 +41,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::time::UnixMillis;
 
 mod carve;
+mod copy;
 mod error;
 mod folder;
 mod group;
@@ -58,7 +59,7 @@ pub use model::{Accepting, Counts, Dead, Delivered, Limits, Pending, Seq, Settle
 pub use salvage::{Relic, Salvaged, Verified, exists, relics, salvage, verify};
 
 use group::{NewEvent, NewState, Row};
-use record::{LEDGER, Ledger, PIECE_MAX, Stored};
+use record::{Ledger, PIECE_MAX, Stored};
 use sled::{Disk, Tree};
 use writer::{Answer, GROUP_MAX, Request};
 
@@ -86,21 +87,19 @@ impl Store {
     /// [`NewerFormat`](StoreError::NewerFormat) (nothing was touched), [`Damaged`](StoreError::Damaged),
     /// [`Io`](StoreError::Io).
     pub fn open(state_dir: &Path, limits: Limits) -> Result<Self, StoreError> {
-        let disk = migrate::open(state_dir)?;
-        let ledger = match disk.get(Tree::Meta, LEDGER)? {
-            Some(value) => record::open::<Ledger>(Tree::Meta, LEDGER, &value)?,
-            None => return Err(record::damaged(Tree::Meta, LEDGER, "it is missing")),
-        };
+        let (disk, ledger) = writer::open(state_dir)?;
         let shared = Arc::new(Shared {
             disk: RwLock::new(Some(disk)),
             totals: Mutex::new((counts(&ledger), Trimmed::default())),
             broken: watch::Sender::new(None),
+            refused: Mutex::new(None),
+            closing: AtomicBool::new(false),
         });
         let (requests, waiting) = mpsc::channel(GROUP_MAX);
         let thread = std::thread::Builder::new().name("store-writer".to_owned());
         let thread = thread.spawn({
-            let shared = Arc::clone(&shared);
-            move || writer::run(waiting, ledger, limits, shared)
+            let (shared, dir) = (Arc::clone(&shared), state_dir.to_owned());
+            move || writer::run(waiting, dir, ledger, limits, shared)
         });
         let thread = thread.map_err(|e| StoreError::io(state_dir, e))?;
         let inner = Inner { requests: Some(requests), shared, thread: Some(thread) };
@@ -123,8 +122,7 @@ impl Store {
         self.ask(|answer| Request::Accept { events, state, answer }).await
     }
 
-    /// Records what became of pending events, in one transaction. With an [`Settle::Attempt`] among them all
-    /// are synced when it returns; without one, right after.
+    /// Records what became of pending events, in one transaction. When it returns that outlives a power cut.
     ///
     /// # Errors
     /// [`Damaged`](StoreError::Damaged) names the first row that could not be read; the others are settled
@@ -160,6 +158,7 @@ impl Store {
     /// [`Io`](StoreError::Io) if this or an earlier write failed; [`Closed`](StoreError::Closed) if another
     /// clone was quicker; [`Locked`](StoreError::Locked) if the directory could not be freed.
     pub async fn close(self) -> Result<(), StoreError> {
+        self.inner.shared.closing.store(true, Ordering::Relaxed);
         self.ask(|answer| Request::Close { answer }).await
     }
 
@@ -271,6 +270,13 @@ impl Store {
         self.inner.shared.totals().1
     }
 
+    /// Why the disk takes no writes now, if so. What was asked for is written when it does again; so long nothing
+    /// can be read either.
+    #[must_use]
+    pub fn refused(&self) -> Option<StoreError> {
+        self.inner.shared.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Returns when sled says that the file is damaged, as a read or a write has found: open the store anew, after
     /// [`salvage`]. May be dropped.
     pub async fn broken(&self) -> StoreError {
@@ -310,7 +316,8 @@ impl Store {
     }
 
     fn reading<T>(&self, read: impl FnOnce(&Disk) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let outcome = self.inner.shared.disk().as_ref().ok_or(StoreError::Closed).and_then(read);
+        let closed = || self.refused().unwrap_or(StoreError::Closed);
+        let outcome = self.inner.shared.disk().as_ref().ok_or_else(closed).and_then(read);
         outcome.inspect_err(|why| self.inner.shared.mind(why))
     }
 }
@@ -331,7 +338,8 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // The writer ends when nobody can ask any more.
+        // The writer ends when nobody can ask any more, and waits for no disk then.
+        self.shared.closing.store(true, Ordering::Relaxed);
         drop(self.requests.take());
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the store's writer panicked");
@@ -346,20 +354,41 @@ struct Shared {
     totals: Mutex<(Counts, Trimmed)>,
     /// The first word of sled that the file is damaged.
     broken: watch::Sender<Option<StoreError>>,
+    /// Why the disk takes no writes now.
+    refused: Mutex<Option<StoreError>>,
+    /// Whoever waits for the disk is to give up.
+    closing: AtomicBool,
 }
 
 impl Shared {
     /// Takes note if sled says that the file is damaged. A damaged row is none of that.
     fn mind(&self, why: &StoreError) {
         if matches!(why, StoreError::Damaged { place: Place::File(_), .. }) {
-            self.broken.send_if_modified(|broken| {
-                let first = broken.is_none();
-                if first {
-                    *broken = Some(why.clone());
-                }
-                first
-            });
+            self.break_down(why);
         }
+    }
+
+    /// The store must be opened anew.
+    fn break_down(&self, why: &StoreError) {
+        self.broken.send_if_modified(|broken| {
+            let first = broken.is_none();
+            if first {
+                *broken = Some(why.clone());
+            }
+            first
+        });
+    }
+
+    /// Whether the disk takes writes, and if not why. Returns whether that is news.
+    fn set_refused(&self, why: Option<&StoreError>) -> bool {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = refused.is_none() != why.is_none();
+        *refused = why.cloned();
+        news
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
     }
 
     /// The disk, to read or write; it stays open until the guard is dropped.
@@ -370,6 +399,20 @@ impl Shared {
     /// Takes the disk away, once nobody reads any more.
     fn take_disk(&self) -> Option<Disk> {
         self.disk.write().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn put_disk(&self, disk: Disk) {
+        *self.disk.write().unwrap_or_else(PoisonError::into_inner) = Some(disk);
+    }
+
+    /// Puts what `open` makes of the present disk in its place; how large that is.
+    fn exchange_disk(
+        &self,
+        open: impl FnOnce(Option<Disk>) -> Result<Disk, StoreError>,
+    ) -> Result<u64, StoreError> {
+        let mut disk = self.disk.write().unwrap_or_else(PoisonError::into_inner);
+        let old = disk.take();
+        disk.insert(open(old)?).bytes()
     }
 
     fn totals(&self) -> MutexGuard<'_, (Counts, Trimmed)> {
@@ -491,8 +534,13 @@ mod tests {
         assert!(dead.encode().len() > 6 * 1024, "the rows of this test are large");
     }
 
-    const LIMITS: Limits =
-        Limits { delivered_max: 1000, delivered_age: Duration::MAX, dead_max: 1000, dead_age: Duration::MAX };
+    const LIMITS: Limits = Limits {
+        delivered_max: 1000,
+        delivered_age: Duration::MAX,
+        dead_max: 1000,
+        dead_age: Duration::MAX,
+        swap_bytes: u64::MAX,
+    };
 
     fn event(n: u64) -> Pending {
         Pending {

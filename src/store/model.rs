@@ -144,6 +144,9 @@ pub struct Limits {
     pub dead_max: usize,
     /// Longest time since death.
     pub dead_age: Duration,
+    /// A directory that is larger, in bytes, is swapped for a fresh one when nothing is pending and most of it is
+    /// unused.
+    pub swap_bytes: u64,
 }
 
 /// How many rows there are.

@@ -51,6 +51,13 @@ pub struct Verified {
 /// What [`Store::open`](super::Store::open) answers, and [`Damaged`](StoreError::Damaged) where the store holds
 /// other numbers of rows than it has counted: sled has lost pages without a word.
 pub fn verify(state_dir: &Path, mut go_on: impl FnMut() -> bool) -> Result<Verified, StoreError> {
+    if folder::is_suspect(state_dir) {
+        let queue = folder::queue(state_dir);
+        return Err(StoreError::damaged_file(
+            &queue,
+            "the disk had failed to sync it, so it is written anew",
+        ));
+    }
     let disk = migrate::open(state_dir)?;
     let verified = read_through(&disk, &mut go_on);
     // The finding counts, not how it closes.

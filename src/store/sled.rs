@@ -148,7 +148,9 @@ impl Disk {
     /// Returns when all that was committed outlives a power cut.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         self.db.flush().map_err(|e| wrong(&self.path, e))?;
-        self.log.sync_data().map_err(|e| StoreError::io(&self.path.join("db"), e))
+        self.log
+            .sync_data()
+            .map_err(|e| StoreError::NotSynced { path: self.path.join("db"), source: e.into() })
     }
 
     /// Bytes that the directory takes.

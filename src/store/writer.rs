@@ -1,23 +1,36 @@
 //! The one thread that writes. It takes everything that waits for it, up to [`GROUP_MAX`] requests, commits it
 //! as one transaction, syncs once, and answers all. Knows no rows: [`Group`] turns requests into changes.
 //!
-//! After a failed commit or sync the writer writes no more and answers everything with that first error: a
-//! second `fdatasync` that succeeds says nothing about what the first one lost.
+//! **A disk that refuses** (full, read-only) is waited for: the group is kept, the directory is opened anew when
+//! the disk takes writes again, and the group is written there; who asked waits as long. Only a failed `fdatasync`
+//! is final: a second one that succeeds says nothing about what the first one lost, so nothing more is written and
+//! the store must be opened anew.
+//!
+//! **A large directory** is swapped for a fresh one ([`super::copy`]) when nothing waits in the queue, in slices
+//! between the groups.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::copy::Copy;
 use super::error::StoreError;
 use super::group::{Group, NewEvent, NewState};
-use super::record::Ledger;
-use super::sled::Disk;
-use super::{Limits, Pending, Seq, Settle, Shared};
+use super::record::{self, LEDGER, Ledger};
+use super::sled::{Disk, Tree};
+use super::{Limits, Pending, Seq, Settle, Shared, folder, migrate};
 use crate::time::UnixMillis;
 
 /// Most requests in one group, and most that wait for the next: bounds the memory of a transaction and the
 /// time that its first request waits.
 pub(super) const GROUP_MAX: usize = 256;
+
+/// How often a disk that refuses is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// How soon a close is noticed meanwhile.
+const NOTICE: Duration = Duration::from_millis(50);
 
 /// Where a request's outcome goes.
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -31,19 +44,34 @@ pub(super) enum Request {
     Close { answer: Answer<()> },
 }
 
+/// What came of a request.
+enum Outcome {
+    Accepted(Result<Vec<Option<Seq>>, StoreError>),
+    Settled(Result<(), StoreError>),
+    Revived(Result<Vec<(Seq, Pending)>, StoreError>),
+    Done,
+}
+
 /// Works until it is told to close, or until every handle is gone.
 pub(super) fn run(
     mut requests: mpsc::Receiver<Request>,
+    state_dir: PathBuf,
     ledger: Ledger,
     limits: Limits,
     shared: Arc<Shared>,
 ) {
-    let mut writer = Writer { ledger, limits, failed: None, shared };
+    let mut writer = Writer { state_dir, ledger, limits, failed: None, copy: None, shared };
     let mut close = None;
-    while close.is_none()
-        && let Some(first) = requests.blocking_recv()
-    {
-        close = writer.write_group(first, &mut requests);
+    while close.is_none() {
+        let first = match requests.try_recv() {
+            Ok(first) => Some(first),
+            Err(mpsc::error::TryRecvError::Empty) if writer.go_on_copying() => continue,
+            Err(_) => requests.blocking_recv(),
+        };
+        let Some(first) = first else { break };
+        let (batch, asked_to_close) = gather(first, &mut requests);
+        close = asked_to_close;
+        writer.write(batch);
     }
     // What still waits is answered with `Closed`.
     drop(requests);
@@ -56,88 +84,297 @@ pub(super) fn run(
     }
 }
 
+/// `first` and what waits behind it, up to a close; and whom to tell of that.
+fn gather(first: Request, requests: &mut mpsc::Receiver<Request>) -> (Vec<Request>, Option<Answer<()>>) {
+    let mut batch = Vec::new();
+    let mut next = Some(first);
+    while let Some(request) = next {
+        match request {
+            Request::Close { answer } => return (batch, Some(answer)),
+            request => batch.push(request),
+        }
+        next = if batch.len() < GROUP_MAX { requests.try_recv().ok() } else { None };
+    }
+    (batch, None)
+}
+
 struct Writer {
+    state_dir: PathBuf,
     ledger: Ledger,
     limits: Limits,
-    /// The first write that failed: nothing is written after it.
+    /// Why nothing more is written.
     failed: Option<StoreError>,
+    /// The directory that is to take the place of the present one.
+    copy: Option<Copy>,
     shared: Arc<Shared>,
 }
 
-/// Tells one caller, given how the write went.
-type Reply = Box<dyn FnOnce(Result<(), StoreError>)>;
-
 impl Writer {
-    /// Writes `first` and what waits behind it. Returns whom to tell of the close, if one was asked for.
-    fn write_group(&mut self, first: Request, requests: &mut mpsc::Receiver<Request>) -> Option<Answer<()>> {
+    /// Writes a group and answers its requests; waits for a disk that refuses, unless the store is being closed.
+    fn write(&mut self, batch: Vec<Request>) {
+        let mut before = None;
+        let written = loop {
+            if let Some(why) = &self.failed {
+                break Err(why.clone());
+            }
+            let (outcomes, written) = self.write_once(&batch, before.as_deref());
+            match written {
+                Ok(()) => {
+                    self.shared.set_refused(None);
+                    before = Some(outcomes);
+                    break Ok(());
+                }
+                Err(why @ StoreError::Io { .. }) => {
+                    before = before.or(Some(outcomes));
+                    if let Err(why) = self.wait_for_disk(why) {
+                        break Err(why);
+                    }
+                }
+                Err(why) => {
+                    tracing::error!(error = %why, "store failed; nothing more is written until it is opened again");
+                    if matches!(why, StoreError::NotSynced { .. }) {
+                        folder::suspect(&self.state_dir);
+                    }
+                    self.shared.break_down(&why);
+                    self.failed = Some(why.clone());
+                    break Err(why);
+                }
+            }
+        };
+        let outcomes =
+            before.unwrap_or_default().into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+        for (request, outcome) in batch.into_iter().zip(outcomes) {
+            answer(request, outcome, &written);
+        }
+        self.mind_size();
+    }
+
+    /// `before` is what came of the requests at the first try, if this is another.
+    fn write_once(
+        &mut self,
+        batch: &[Request],
+        before: Option<&[Outcome]>,
+    ) -> (Vec<Outcome>, Result<(), StoreError>) {
         let shared = Arc::clone(&self.shared);
         let disk = shared.disk();
-        let disk = disk.as_ref().expect("only the writer takes the disk away, when it ends");
+        let Some(disk) = disk.as_ref() else { return (Vec::new(), Err(StoreError::Closed)) };
         let mut group = Group::new(disk, self.ledger);
-        let mut when_committed: Vec<Reply> = Vec::new();
-        let mut when_synced: Vec<Reply> = Vec::new();
-        let mut close = None;
-        let mut next = Some(first);
-        for _ in 0..GROUP_MAX {
-            match next.take().or_else(|| requests.try_recv().ok()) {
-                Some(Request::Accept { events, state, answer }) => {
-                    when_synced.push(reply(answer, group.accept(events, state)));
-                }
-                Some(Request::Settle { settles, answer }) => {
-                    let durable = settles.iter().any(|s| matches!(s, Settle::Attempt { .. }));
-                    let reply = reply(answer, group.settle(settles));
-                    if durable { when_synced.push(reply) } else { when_committed.push(reply) }
-                }
-                Some(Request::Revive { seqs, answer }) => when_synced.push(reply(answer, group.revive(seqs))),
-                Some(Request::Trim { now, answer }) => {
-                    group.saw(now);
-                    when_committed.push(reply(answer, Ok(())));
-                }
-                Some(Request::Close { answer }) => {
-                    close = Some(answer);
-                    break;
-                }
-                None => break,
-            }
-        }
+        let outcomes: Vec<Outcome> = batch
+            .iter()
+            .enumerate()
+            .map(|(at, request)| take_in(&mut group, request, before.and_then(|before| before.get(at))))
+            .collect();
         let trimmed = group.trim(&self.limits);
         let (changes, ledger) = group.finish();
-
-        let mut written = self.failed.clone().map_or(Ok(()), Err);
-        if written.is_ok() && !changes.is_empty() {
-            written = disk.commit(&changes);
-            if written.is_ok() {
-                self.ledger = ledger;
-                self.shared.publish(&ledger, trimmed);
+        let mut written = outcomes.iter().find_map(Outcome::disk_refuses).map_or(Ok(()), Err);
+        // At another try what was written before may not have been synced.
+        if written.is_ok() && (!changes.is_empty() || before.is_some()) {
+            written = disk.commit(&changes).and_then(|()| disk.sync());
+        }
+        if written.is_ok() {
+            self.ledger = ledger;
+            self.shared.publish(&ledger, trimmed);
+            if let Some(copy) = &mut self.copy
+                && let Err(why) = copy.follow(&changes)
+            {
+                self.give_up_copying(&why);
             }
         }
-        tell(when_committed, &written);
-        if written.is_ok() && !changes.is_empty() {
-            written = disk.sync();
+        (outcomes, written)
+    }
+
+    /// Returns when the disk takes writes again and the store is open anew, or with an error if it is being closed.
+    fn wait_for_disk(&mut self, why: StoreError) -> Result<(), StoreError> {
+        if self.shared.set_refused(Some(&why)) {
+            tracing::error!(error = %why, "the disk refuses; what is not accepted yet is kept in memory and tried again");
         }
-        if let (None, Err(error)) = (&self.failed, &written) {
-            self.shared.mind(error);
-            tracing::error!(%error, "store failed; nothing more is written until it is opened again");
-            self.failed = Some(error.clone());
+        self.copy = None;
+        // After a failed write sled takes no more; what it could not write is in the group.
+        drop(self.shared.take_disk());
+        let mut why = why;
+        loop {
+            for _ in 0..TRY_AGAIN.as_millis() / NOTICE.as_millis() {
+                if self.shared.is_closing() {
+                    return Err(why);
+                }
+                std::thread::sleep(NOTICE);
+            }
+            match folder::takes_writes(&self.state_dir).and_then(|()| open(&self.state_dir)) {
+                Ok((disk, ledger)) => {
+                    self.ledger = ledger;
+                    self.shared.put_disk(disk);
+                    return Ok(());
+                }
+                Err(still @ StoreError::Io { .. }) => why = still,
+                Err(worse) => {
+                    tracing::error!(error = %worse, "the store cannot be opened anew");
+                    self.shared.break_down(&worse);
+                    self.failed = Some(worse.clone());
+                    return Err(worse);
+                }
+            }
         }
-        tell(when_synced, &written);
-        close
+    }
+
+    /// Begins a copy if the directory is large and has little in it.
+    fn mind_size(&mut self) {
+        if self.copy.is_some() || self.ledger.pending > 0 || self.failed.is_some() {
+            return;
+        }
+        let kept = self.ledger.dead + self.ledger.delivered;
+        let bytes = self.shared.disk().as_ref().and_then(|disk| disk.bytes().ok()).unwrap_or_default();
+        if bytes < self.limits.swap_bytes || bytes < kept.saturating_mul(Copy::WORTH_PER_ROW) {
+            return;
+        }
+        match Copy::begin(&self.state_dir) {
+            Ok(copy) => {
+                tracing::info!(bytes, "the store is empty and large: a fresh directory is made");
+                self.copy = Some(copy);
+            }
+            Err(why) => self.give_up_copying(&why),
+        }
+    }
+
+    /// Copies some rows; whether there may be more to do.
+    fn go_on_copying(&mut self) -> bool {
+        let Some(copy) = &mut self.copy else { return false };
+        let copied = match self.shared.disk().as_ref() {
+            Some(disk) => copy.some_rows(disk),
+            None => Err(StoreError::Closed),
+        };
+        match copied {
+            Ok(true) => true,
+            Ok(false) => {
+                self.swap();
+                false
+            }
+            Err(why) => {
+                self.give_up_copying(&why);
+                false
+            }
+        }
+    }
+
+    /// The copy is whole: it takes the directory's place.
+    fn swap(&mut self) {
+        let Some(copy) = self.copy.take() else { return };
+        if let Err(why) = copy.finish() {
+            return self.give_up_copying(&why);
+        }
+        let state_dir = self.state_dir.clone();
+        // Readers wait meanwhile.
+        let swapped = self.shared.exchange_disk(|old| {
+            old.map_or(Ok(()), Disk::close)?;
+            folder::replace(&state_dir)?;
+            open(&state_dir).map(|(disk, _)| disk)
+        });
+        match swapped {
+            Ok(bytes) => tracing::info!(bytes, "the fresh directory is in place"),
+            Err(why) => {
+                tracing::warn!(error = %why, "the fresh directory could not take the old one's place yet");
+                // Whichever is the store now is opened with the next group.
+                if let Err(why) = self.wait_for_disk(why) {
+                    tracing::error!(error = %why, "the store is not open");
+                }
+            }
+        }
+    }
+
+    fn give_up_copying(&mut self, why: &StoreError) {
+        tracing::warn!(reason = %why, "no fresh directory could be made; the large one stays in use");
+        self.copy = None;
+        // Not tried again before the next start: the disk would be written full for nothing.
+        self.limits.swap_bytes = u64::MAX;
+        // What is left of it is removed at the next start as well.
+        let _ = folder::clear_part(&self.state_dir);
     }
 
     /// Every group was synced, so there is nothing left to write.
     fn close(self) -> Result<(), StoreError> {
-        let released = self.shared.take_disk().map_or(Ok(()), Disk::close);
-        self.failed.map_or(Ok(()), Err).and(released)
+        drop(self.copy);
+        // Leftovers are removed at the next start as well.
+        let _ = folder::clear_part(&self.state_dir);
+        let disk = self.shared.take_disk();
+        match (self.failed, disk) {
+            // sled would sync once more, and panic where that fails.
+            (Some(why @ StoreError::NotSynced { .. }), disk) => {
+                std::mem::forget(disk);
+                Err(why)
+            }
+            (failed, disk) => failed.map_or(Ok(()), Err).and(disk.map_or(Ok(()), Disk::close)),
+        }
     }
 }
 
-fn reply<T: 'static>(answer: Answer<T>, outcome: Result<T, StoreError>) -> Reply {
-    // A caller that stopped waiting is no fault: what it asked for is written all the same.
-    Box::new(move |written| drop(answer.send(written.and(outcome))))
+/// The store as it is on disk, and what it counts.
+pub(super) fn open(state_dir: &std::path::Path) -> Result<(Disk, Ledger), StoreError> {
+    let disk = migrate::open(state_dir)?;
+    let ledger = match disk.get(Tree::Meta, LEDGER)? {
+        Some(value) => record::open::<Ledger>(Tree::Meta, LEDGER, &value)?,
+        None => return Err(StoreError::damaged_file(disk.path(), "its ledger is missing")),
+    };
+    Ok((disk, ledger))
 }
 
-fn tell(replies: Vec<Reply>, written: &Result<(), StoreError>) {
-    for reply in replies {
-        reply(written.clone());
+impl Outcome {
+    fn disk_refuses(&self) -> Option<StoreError> {
+        let why = match self {
+            Self::Accepted(Err(why)) | Self::Settled(Err(why)) | Self::Revived(Err(why)) => why,
+            Self::Accepted(Ok(_)) | Self::Settled(Ok(())) | Self::Revived(Ok(_)) | Self::Done => return None,
+        };
+        matches!(why, StoreError::Io { .. }).then(|| why.clone())
+    }
+}
+
+fn take_in(group: &mut Group<'_>, request: &Request, before: Option<&Outcome>) -> Outcome {
+    match request {
+        Request::Accept { events, state, answer: _ } => {
+            let before = match before {
+                Some(Outcome::Accepted(Ok(seqs))) => Some(seqs.as_slice()),
+                _ => None,
+            };
+            Outcome::Accepted(group.accept(events, state, before))
+        }
+        Request::Settle { settles, answer: _ } => Outcome::Settled(group.settle(settles)),
+        Request::Revive { seqs, answer: _ } => {
+            let before = match before {
+                Some(Outcome::Revived(Ok(rows))) => rows.as_slice(),
+                _ => &[],
+            };
+            Outcome::Revived(group.revive(seqs, before))
+        }
+        Request::Trim { now, answer: _ } => {
+            group.saw(*now);
+            Outcome::Done
+        }
+        Request::Close { answer: _ } => unreachable!("a close ends the group and is not in it"),
+    }
+}
+
+/// Tells one caller. One that stopped waiting is no fault: what it asked for is written all the same.
+fn answer(request: Request, outcome: Option<Outcome>, written: &Result<(), StoreError>) {
+    let written = written.clone();
+    match (request, outcome) {
+        (Request::Accept { answer, .. }, Some(Outcome::Accepted(outcome))) => {
+            drop(answer.send(written.and(outcome)))
+        }
+        (Request::Settle { answer, .. }, Some(Outcome::Settled(outcome))) => {
+            drop(answer.send(written.and(outcome)));
+        }
+        (Request::Revive { answer, .. }, Some(Outcome::Revived(outcome))) => {
+            drop(answer.send(written.and(outcome)));
+        }
+        (Request::Trim { answer, .. }, Some(Outcome::Done)) => drop(answer.send(written)),
+        (request, _) => refuse(request, written.err().unwrap_or(StoreError::Closed)),
+    }
+}
+
+fn refuse(request: Request, why: StoreError) {
+    match request {
+        Request::Accept { answer, .. } => drop(answer.send(Err(why))),
+        Request::Revive { answer, .. } => drop(answer.send(Err(why))),
+        Request::Settle { answer, .. } | Request::Trim { answer, .. } | Request::Close { answer } => {
+            drop(answer.send(Err(why)));
+        }
     }
 }

@@ -193,8 +193,17 @@ impl Running {
 
 fn open(dir: &Path) -> Store {
     let age = Duration::from_hours(1000);
-    Store::open(dir, Limits { delivered_max: 100_000, delivered_age: age, dead_max: 100_000, dead_age: age })
-        .unwrap()
+    Store::open(
+        dir,
+        Limits {
+            delivered_max: 100_000,
+            delivered_age: age,
+            dead_max: 100_000,
+            dead_age: age,
+            swap_bytes: u64::MAX,
+        },
+    )
+    .unwrap()
 }
 
 async fn accept(store: &Store, events: Vec<Pending>) -> Vec<Option<Seq>> {

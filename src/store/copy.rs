@@ -1,0 +1,68 @@
+//! A second directory with the same rows, made beside the first while that is in use: sled's file never shrinks, so
+//! after a large backlog a fresh one takes its place.
+//!
+//! Rows are copied in the order of trees and keys, some at a time. What is written meanwhile is written there too
+//! as far as the copy has come; the rest it finds when it comes by.
+
+use std::path::{Path, PathBuf};
+
+use super::error::StoreError;
+use super::folder;
+use super::sled::{Changes, Disk, Tree};
+
+/// Rows copied at once: some milliseconds, which the next group waits.
+const SLICE: usize = 200;
+
+pub(super) struct Copy {
+    disk: Disk,
+    state_dir: PathBuf,
+    /// Everything before this place has been copied.
+    next: (Tree, Vec<u8>),
+}
+
+impl Copy {
+    /// A directory is not worth copying if it takes less than this for each row that is kept. An event takes some
+    /// 600 bytes.
+    pub(super) const WORTH_PER_ROW: u64 = 2048;
+
+    pub(super) fn begin(state_dir: &Path) -> Result<Self, StoreError> {
+        folder::clear_part(state_dir)?;
+        let disk = Disk::open(&folder::part(state_dir))?;
+        Ok(Self { disk, state_dir: state_dir.to_owned(), next: (Tree::ALL[0], Vec::new()) })
+    }
+
+    /// Copies some rows of `from`; whether there are more.
+    pub(super) fn some_rows(&mut self, from: &Disk) -> Result<bool, StoreError> {
+        let (tree, key) = &self.next;
+        let rows = from.page(*tree, key, SLICE)?;
+        match rows.last() {
+            Some((last, _)) => {
+                // The very next key.
+                self.next = (*tree, [last.as_slice(), &[0]].concat());
+                let tree = self.next.0;
+                let rows = rows.into_iter().map(|(key, value)| ((tree, key), Some(value)));
+                self.disk.commit(&rows.collect())?;
+            }
+            None => match Tree::ALL.iter().find(|next| **next > *tree) {
+                Some(tree) => self.next = (*tree, Vec::new()),
+                None => return Ok(false),
+            },
+        }
+        Ok(true)
+    }
+
+    /// What was committed to the first directory.
+    pub(super) fn follow(&mut self, changes: &Changes) -> Result<(), StoreError> {
+        let passed: Changes =
+            changes.range(..self.next.clone()).map(|(k, v)| (k.clone(), v.clone())).collect();
+        if passed.is_empty() { Ok(()) } else { self.disk.commit(&passed) }
+    }
+
+    /// The copy is whole: makes it outlive a power cut, and lets go of it.
+    pub(super) fn finish(self) -> Result<(), StoreError> {
+        self.disk.sync()?;
+        self.disk.close()?;
+        folder::sync_dir(&folder::part(&self.state_dir))
+            .map_err(|why| StoreError::io(&folder::part(&self.state_dir), why))
+    }
+}
