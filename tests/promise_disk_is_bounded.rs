@@ -54,7 +54,8 @@ mod invariants {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), limits()).unwrap();
         // So that there is something to copy for a while.
-        let family = |n: u64| StateChange { key: format!("family-{n}"), value: Some(n.to_be_bytes().to_vec()) };
+        let family =
+            |n: u64| StateChange { key: format!("family-{n}"), value: Some(n.to_be_bytes().to_vec()) };
         let families: Vec<StateChange> = (0..4_000).map(family).collect();
         store.accept(Accepting { events: vec![], state: families.clone() }).await.unwrap();
         let backlog = accept(&store, 0..6_000).await;

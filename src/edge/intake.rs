@@ -5,20 +5,21 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+pub use super::accept::{Accepted, Bound, ToDrain};
+use super::accept::{Acceptor, Done};
 use super::clock;
-use super::drain::Order;
 use super::listener::{Ask, DUMP, Heard, What, not_answered};
 use super::stories::{self, Shelf};
 use crate::call::tracker::{News, Output, Tracker};
-use crate::config::WhenFull;
 use crate::esl::event::{Event, Name};
 use crate::store::state::{self, StateError};
-use crate::store::{Accepting, Pending, STATE_MAX, Seq, Settle, StateChange, Store, StoreError};
+use crate::store::{Accepting, Pending, STATE_MAX, StateChange, Store, StoreError};
 use crate::time::UnixMillis;
 
 /// Messages that may wait between the listeners and the intake.
@@ -29,8 +30,6 @@ const GROUP: usize = 512;
 const LEGS_ASKED: usize = 2000;
 /// Most events that wait until what was missed is known; some seconds of a large switch.
 const HELD_MAX: usize = 10_000;
-/// Most old events that go at once.
-const MAKE_ROOM: usize = 10_000;
 
 /// One switch, as the intake knows it.
 pub struct Switch {
@@ -59,34 +58,14 @@ pub struct Figures {
     pub accepted: u64,
     /// Events that had been accepted before and were not queued again.
     pub repeated: u64,
-    /// Events that went because the queue was full.
+    /// Events that went because the queue was full, or the disk refused for too long.
     pub dropped: u64,
-}
-
-/// How many events may wait, and which go when there are so many.
-#[derive(Clone, Copy, Debug)]
-pub struct Bound {
-    /// Over all Zammads.
-    pub max_events: u64,
-    /// What goes.
-    pub when_full: WhenFull,
-}
-
-/// A drain, as the intake knows it.
-pub struct ToDrain {
-    /// Its Zammad's configured name.
-    pub zammad: String,
-    /// Newly accepted events.
-    pub accepted: mpsc::Sender<Accepted>,
-    /// Orders.
-    pub orders: mpsc::Sender<Order>,
+    /// Events that are in memory only, because the disk is slow or refuses.
+    pub unaccepted: usize,
 }
 
 /// Where the intake leaves its figures.
 pub type Board = Arc<Mutex<Figures>>;
-
-/// An accepted event on its way to a drain.
-pub type Accepted = (Seq, Pending);
 
 /// Puts the trackers back where they were when the store was last written.
 ///
@@ -130,34 +109,60 @@ pub async fn run(
 ) -> Result<(), StoreError> {
     let mut resyncs: Vec<Resync> = switches.iter().map(|_| Resync::default()).collect();
     let mut group = Vec::with_capacity(GROUP);
+    let mut acceptor = Acceptor::new(store.clone(), drains, bound);
     loop {
         let due = switches.iter().filter_map(|s| s.tracker.poll_timeout()).min();
         let woken = tokio::select! {
+            biased;
+            done = acceptor.done() => Woken::Accepted(done),
             count = heard.recv_many(&mut group, GROUP) => Woken::Heard(count),
             () = clock::wait_until(due) => Woken::Due,
         };
         match woken {
+            Woken::Accepted(done) => note(&board, &acceptor, done?),
             Woken::Heard(0) => {
                 for (switch, resync) in switches.iter_mut().zip(&mut resyncs) {
                     resync.finish(switch);
                 }
-                return commit(&store, &mut switches, &drains, bound, &board, &shelf).await;
+                take_in(&mut switches, &mut acceptor, &board, &shelf);
+                return finish(&store, &mut acceptor, &board).await;
             }
-            Woken::Heard(_) | Woken::Due => {}
+            Woken::Heard(_) | Woken::Due => {
+                let now = clock::now();
+                for switch in &mut switches {
+                    switch.tracker.handle_timeout(now);
+                }
+                for message in group.drain(..) {
+                    let at = message.switch;
+                    handle(&mut switches[at], &mut resyncs[at], message);
+                }
+                take_in(&mut switches, &mut acceptor, &board, &shelf);
+            }
         }
-        let now = clock::now();
-        for switch in &mut switches {
-            switch.tracker.handle_timeout(now);
-        }
-        for message in group.drain(..) {
-            let at = message.switch;
-            handle(&mut switches[at], &mut resyncs[at], message);
-        }
-        commit(&store, &mut switches, &drains, bound, &board, &shelf).await?;
     }
 }
 
+/// Waits for what is not on disk yet; a disk that refuses is not waited for.
+async fn finish(store: &Store, acceptor: &mut Acceptor, board: &Board) -> Result<(), StoreError> {
+    const LOOK: Duration = Duration::from_millis(100);
+    while !acceptor.is_idle() {
+        let done = tokio::time::timeout(LOOK, acceptor.done()).await;
+        match done {
+            Ok(done) => note(board, acceptor, done?),
+            Err(_) => {
+                if let Some(why) = store.refused() {
+                    let events = acceptor.unaccepted();
+                    error!(reason = %why, events, "stopped while the disk refuses: events are lost");
+                    return Ok(());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 enum Woken {
+    Accepted(Result<Done, StoreError>),
     Heard(usize),
     Due,
 }
@@ -276,14 +281,8 @@ fn listed_legs(body: &[u8]) -> Option<Vec<String>> {
     Some(rows.iter().filter_map(|row| row.get("uuid")?.as_str().map(str::to_owned)).collect())
 }
 
-async fn commit(
-    store: &Store,
-    switches: &mut [Switch],
-    drains: &[ToDrain],
-    bound: Bound,
-    board: &Board,
-    shelf: &Shelf,
-) -> Result<(), StoreError> {
+/// Takes what the trackers have said to the store.
+fn take_in(switches: &mut [Switch], acceptor: &mut Acceptor, board: &Board, shelf: &Shelf) {
     let mut accepting = Accepting::default();
     for (at, switch) in switches.iter_mut().enumerate() {
         while let Some(output) = switch.tracker.poll_output() {
@@ -316,73 +315,26 @@ async fn commit(
             accepting.state.push(StateChange { key, value: value.filter(|v| is_storable(v)) });
         }
     }
-    let mut figures = Figures {
-        calls: switches.iter().map(|s| s.tracker.open_calls()).sum(),
-        legs: switches.iter().map(|s| s.tracker.legs()).sum(),
-        handled: switches.iter().map(|s| s.handled).sum(),
-        ..*board.lock().unwrap_or_else(PoisonError::into_inner)
-    };
-    let dropped = make_room(store, &mut accepting, drains, bound).await?;
-    if dropped > 0 && figures.dropped == 0 {
-        warn!(max_events = bound.max_events, policy = ?bound.when_full, "the queue is full; events are lost from now on");
-    }
-    figures.dropped += dropped;
-    if !accepting.events.is_empty() || !accepting.state.is_empty() {
-        let events = accepting.events.clone();
-        // A store whose write failed takes no more until it is opened anew: what is not accepted is found again by
-        // the resync that follows.
-        let seqs = store.accept(accepting).await?;
-        for (seq, event) in seqs.into_iter().zip(events) {
-            let Some(seq) = seq else {
-                figures.repeated += 1;
-                continue;
-            };
-            figures.accepted += 1;
-            // A drain that is gone finds the event in the store when it is back.
-            if let Some(drain) = drains.iter().find(|drain| drain.zammad == event.zammad) {
-                let _ = drain.accepted.send((seq, event)).await;
-            }
-        }
-    }
-    *board.lock().unwrap_or_else(PoisonError::into_inner) = figures;
-    Ok(())
+    let handled = switches.iter().map(|s| s.handled).sum();
+    let lost = acceptor.add(accepting, handled);
+    let mut figures = board.lock().unwrap_or_else(PoisonError::into_inner);
+    figures.calls = switches.iter().map(|s| s.tracker.open_calls()).sum();
+    figures.legs = switches.iter().map(|s| s.tracker.legs()).sum();
+    figures.dropped += lost;
+    figures.unaccepted = acceptor.unaccepted();
 }
 
-/// Keeps the queue within its bound. How many events went.
-///
-/// The state of the calls is kept in any case: a call whose beginning was not taken in still ends, and Zammad is told
-/// of it anew by the drain's self-heal.
-async fn make_room(
-    store: &Store,
-    accepting: &mut Accepting,
-    drains: &[ToDrain],
-    bound: Bound,
-) -> Result<u64, StoreError> {
-    let new = accepting.events.len() as u64;
-    let waiting = store.counts().pending;
-    if new == 0 || waiting + new <= bound.max_events {
-        return Ok(0);
+/// A transaction is done.
+fn note(board: &Board, acceptor: &Acceptor, done: Done) {
+    let mut figures = board.lock().unwrap_or_else(PoisonError::into_inner);
+    if done.dropped > 0 && figures.dropped == 0 {
+        warn!("the queue is full; events are lost from now on");
     }
-    match bound.when_full {
-        WhenFull::DropNew => {
-            accepting.events.clear();
-            Ok(new)
-        }
-        WhenFull::DropOld => {
-            // Some more than needed, so that not every event from now on does this again.
-            let count = usize::try_from(new + bound.max_events / 100).unwrap_or(usize::MAX).min(MAKE_ROOM);
-            let reader = store.clone();
-            let oldest = tokio::task::spawn_blocking(move || reader.pending_from(Seq(0), count)).await;
-            let seqs: Vec<Seq> =
-                oldest.unwrap_or(Err(StoreError::Closed))?.into_iter().map(|(seq, _)| seq).collect();
-            for drain in drains {
-                // A drain that is stopping finds them gone at the next start.
-                let _ = drain.orders.send(Order::Removed(seqs.clone())).await;
-            }
-            store.settle(seqs.iter().map(|seq| Settle::Removed { seq: *seq }).collect()).await?;
-            Ok(seqs.len() as u64)
-        }
-    }
+    figures.handled = figures.handled.max(done.mark);
+    figures.accepted += done.accepted;
+    figures.repeated += done.repeated;
+    figures.dropped += done.dropped;
+    figures.unaccepted = acceptor.unaccepted();
 }
 
 /// A family with some thousand legs is forgotten rather than in the way of everything else.

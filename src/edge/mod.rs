@@ -7,6 +7,7 @@
 //!
 //! Each task drives a pure state machine and decides nothing itself. The queues between them are bounded.
 
+mod accept;
 pub mod answers;
 pub mod clock;
 pub mod control;

@@ -127,6 +127,7 @@ impl Writer {
                 Err(why @ StoreError::Io { .. }) => {
                     before = before.or(Some(outcomes));
                     if let Err(why) = self.wait_for_disk(why) {
+                        self.failed = Some(why.clone());
                         break Err(why);
                     }
                 }
@@ -209,7 +210,6 @@ impl Writer {
                 Err(worse) => {
                     tracing::error!(error = %worse, "the store cannot be opened anew");
                     self.shared.break_down(&worse);
-                    self.failed = Some(worse.clone());
                     return Err(worse);
                 }
             }
