@@ -86,13 +86,19 @@ fn lines(all: &Value) -> Vec<String> {
         queue["delivered_kept"],
         queue["disk_bytes"].as_u64().unwrap_or_default() / 1000
     ));
+    if let Some(why) = queue["disk_refuses"].as_str() {
+        lines.push(format!("  NO ROOM FOR EVENTS: {why}; they are kept in memory and tried again"));
+    }
     if let Some(calls) = all["calls"].as_object() {
         lines.push(format!(
             "calls: {} going on, {} events accepted",
             calls["going_on"], calls["events_accepted"]
         ));
+        if calls["events_unaccepted"] != 0 {
+            lines.push(format!("  {} events are not on disk yet", calls["events_unaccepted"]));
+        }
         if calls["events_dropped"] != 0 {
-            lines.push(format!("  THE QUEUE IS FULL: {} events went", calls["events_dropped"]));
+            lines.push(format!("  {} EVENTS ARE LOST: there was no room for them", calls["events_dropped"]));
         }
     }
     lines

@@ -33,7 +33,7 @@ pub enum Refusal {
 /// If the store fails, or the request makes no sense.
 pub async fn answer(store: &Store, live: Option<&Live>, request: Request) -> Result<Vec<Value>, Refusal> {
     match request {
-        Request::Status => Ok(vec![status(store, live)?]),
+        Request::Status => Ok(vec![status(store, live)]),
         Request::List { kind, from, limit } => {
             let mut rows = Vec::new();
             each(store, kind, Seq(from), |_, _, row| {
@@ -67,10 +67,11 @@ pub async fn answer(store: &Store, live: Option<&Live>, request: Request) -> Res
     }
 }
 
-fn status(store: &Store, live: Option<&Live>) -> Result<Value, StoreError> {
+fn status(store: &Store, live: Option<&Live>) -> Value {
     let now = clock::now();
     let counts = store.counts();
-    let oldest = store.oldest_pending()?.map(|(_, p)| now.since(p.happened).as_secs());
+    // While the disk refuses, and of a damaged row, there is nothing to say.
+    let oldest = store.oldest_pending().ok().flatten().map(|(_, p)| now.since(p.happened).as_secs());
     let mut status = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "running": live.is_some(),
@@ -79,7 +80,8 @@ fn status(store: &Store, live: Option<&Live>) -> Result<Value, StoreError> {
             "oldest_age_s": oldest,
             "dead": counts.dead,
             "delivered_kept": counts.delivered,
-            "disk_bytes": store.disk_bytes()?,
+            "disk_bytes": store.disk_bytes().ok(),
+            "disk_refuses": store.refused().map(|why| why.to_string()),
         },
     });
     if let Some(live) = live {
@@ -89,6 +91,7 @@ fn status(store: &Store, live: Option<&Live>) -> Result<Value, StoreError> {
             "going_on": figures.calls, "legs": figures.legs, "events_handled": figures.handled, "events_accepted": figures.accepted,
             "events_repeated": figures.repeated,
             "events_dropped": figures.dropped,
+            "events_unaccepted": figures.unaccepted,
         });
         status["switches"] = live
             .switches
@@ -98,7 +101,7 @@ fn status(store: &Store, live: Option<&Live>) -> Result<Value, StoreError> {
         status["zammads"] =
             live.zammads.iter().map(|(name, url, state, _)| zammad(name, url, &state.borrow())).collect();
     }
-    Ok(status)
+    status
 }
 
 fn switch(name: &str, address: &str, state: &LinkState) -> Value {

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -147,10 +148,14 @@ impl Disk {
 
     /// Returns when all that was committed outlives a power cut.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        self.db.flush().map_err(|e| wrong(&self.path, e))?;
-        self.log
-            .sync_data()
-            .map_err(|e| StoreError::NotSynced { path: self.path.join("db"), source: e.into() })
+        let not_synced =
+            |source: io::Error| StoreError::NotSynced { path: self.path.join("db"), source: source.into() };
+        self.db.flush().map_err(|error| match error {
+            // It writes and syncs. Only a write that was refused is surely not half done.
+            ::sled::Error::Io(source) if !is_refusal(&source) => not_synced(source),
+            error => wrong(&self.path, error),
+        })?;
+        self.log.sync_data().map_err(not_synced)
     }
 
     /// Bytes that the directory takes.
@@ -190,9 +195,17 @@ pub(super) fn exists(path: &Path) -> bool {
     path.join("db").exists()
 }
 
+/// Whether the disk has no room, or takes no changes at all. sled keeps of an error no more than its kind.
+fn is_refusal(why: &io::Error) -> bool {
+    matches!(
+        why.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::ReadOnlyFilesystem
+    )
+}
+
 /// Whether it is the directory that is at fault: sled's own words (a file that ends too soon), or a disk that cannot
 /// read back what it holds.
-fn is_damage(why: &std::io::Error) -> bool {
+fn is_damage(why: &io::Error) -> bool {
     const EIO: i32 = 5;
     why.raw_os_error().is_none_or(|code| code == EIO)
 }

@@ -27,7 +27,10 @@ fn library() -> &'static Path {
             // Renamed into place: other test processes may want it at the same moment.
             let new = tempfile::Builder::new().prefix("shim").suffix(".so").tempfile_in(dir).unwrap();
             let mut cc = Command::new(env::var("CC").unwrap_or_else(|_| "cc".to_owned()));
-            cc.args(["-shared", "-fPIC", "-O2", "-o"]).arg(new.path()).arg(source).args(["-ldl", "-lpthread"]);
+            cc.args(["-shared", "-fPIC", "-O2", "-o"])
+                .arg(new.path())
+                .arg(source)
+                .args(["-ldl", "-lpthread"]);
             assert!(cc.status().unwrap().success(), "the shim does not compile");
             new.persist(&library).unwrap();
         }
