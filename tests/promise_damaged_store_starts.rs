@@ -46,6 +46,51 @@ mod invariants {
     }
 
     #[test]
+    fn damage_that_comes_to_light_later_ends_the_daemon_and_the_next_start_mends_it() {
+        let dir = tempfile::tempdir().unwrap();
+        // More than sled keeps in memory.
+        let store_here = Store::open(dir.path(), limits()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for group in (0..8_000_u64).collect::<Vec<_>>().chunks(400) {
+            let long = |n: &u64| {
+                let mut event = event(*n);
+                event.event.to = "4930555100".repeat(25);
+                event
+            };
+            let events = group.iter().map(long).collect();
+            runtime.block_on(store_here.accept(Accepting { events, state: vec![] })).unwrap();
+        }
+        runtime.block_on(store_here.close()).unwrap();
+        let switch = switch();
+        let url = format!("http://127.0.0.1:9/api/v1/cti/{TOKEN}");
+        let address = switch.addr().to_string();
+        let args = [&["run"], &flags(&url, &address, dir.path())[..]].concat();
+        let mut program = Program::start(&args, &[]);
+        program.wait_for("listening to the switch");
+        assert_eq!(exported(&dir).len(), 8_000);
+        // In place, as a disk does it.
+        let log = fs::File::options().write(true).open(dir.path().join("queue/db")).unwrap();
+        for at in (0..log.metadata().unwrap().len() - 500).step_by(20_000) {
+            std::os::unix::fs::FileExt::write_all_at(&log, &[0x5a; 500], at).unwrap();
+        }
+        // What is in memory still can be read for a while.
+        program::wait(|| queue(&dir, &["export"]).code != Some(0));
+        let said = program.end_dead_or_alive();
+        assert_ne!(said.code, Some(0), "{said:?}");
+        assert_ne!(said.code, Some(78), "starting again helps: {said:?}");
+
+        let began = now();
+        let mut program = Program::start(&args, &[]);
+        program.wait_for("listening to the switch");
+        assert!(now() - began < UP_WITHIN);
+        let rows = exported(&dir).len();
+        assert!(rows > 1_000 && rows < 8_000, "{rows}");
+        assert_eq!(aside(&dir).len(), 1);
+        program.signal("TERM");
+        assert_eq!(program.end().code, Some(0));
+    }
+
+    #[test]
     fn a_sound_store_is_left_alone() {
         let made = Made::new();
         let dir = made.copy();

@@ -15,6 +15,7 @@ use crate::store::StoreError;
 const OPEN_AGAIN: Duration = Duration::from_secs(2);
 
 pub(super) fn run(common: &Common) -> Result<ExitCode, Failure> {
+    end_with_any_task();
     let loaded = common.load(Needs::Everything)?;
     log::start(loaded.config.log.level.as_str()).map_err(Failure::permanent)?;
     for warning in &loaded.warnings {
@@ -45,6 +46,16 @@ pub(super) fn run(common: &Common) -> Result<ExitCode, Failure> {
             (None, Err(_)) => Err(Failure::new("it took too long to stop; what was accepted is on disk")),
         }
     })
+}
+
+/// A task that died must not leave the daemon half alive: whoever started it starts it again, whole. In a release build
+/// every panic ends the process; this holds it in any.
+fn end_with_any_task() {
+    let say = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        say(panic);
+        std::process::abort();
+    }));
 }
 
 /// Starts the daemon on a store that was seen to open. A disk that is full or read-only is waited for: whoever waits
