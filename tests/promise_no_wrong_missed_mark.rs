@@ -1,8 +1,13 @@
-//! The one event whose repetition does harm: the hangup of an inbound call that nobody answered.
+//! No wrong "missed" mark: the one event whose repetition does harm is the hangup of an inbound call that nobody
+//! answered.
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
+#[path = "common/delivery.rs"]
+mod delivery;
 
 use freeswitch_zammad::sim::zammad::Answer;
 
-use super::*;
+use delivery::*;
 
 const ERROR_ID: &str = r#"{"error":"Error ID a1B2c3D4: Please contact your administrator."}"#;
 

@@ -7,7 +7,7 @@ use freeswitch_zammad::queue::schedule::{ASIDE, Output, Schedule, WINDOW};
 use freeswitch_zammad::store::Settle;
 use serde_json::Value;
 
-use super::*;
+use crate::delivery::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -115,39 +115,6 @@ async fn what_is_too_old_is_given_up_even_while_zammad_is_away() {
     bench.zammad.restart().unwrap();
     running.drained().await;
     assert_eq!(told(&bench), ["young"]);
-    running.stop().await;
-}
-
-#[tokio::test]
-async fn a_queue_larger_than_memory_is_delivered_whole_and_in_order() {
-    let bench = Bench::new();
-    let store = bench.store();
-    let calls = (WINDOW + ASIDE) / 2 + 3000;
-    // Neighbouring calls overlap, and each has events in more than one stretch of what is read at once.
-    let mut events: Vec<Pending> = Vec::new();
-    for stretch in (0..calls).collect::<Vec<_>>().chunks(3000) {
-        events.extend(stretch.iter().map(|n| new_call(&format!("c{n}"))));
-        events.extend(stretch.iter().map(|n| hangup(&format!("c{n}"))));
-    }
-    for some in events.chunks(2000) {
-        accept(&store, some.to_vec()).await;
-    }
-    let client = Client::new(&bench.zammad.url(), &Tls::System, Duration::from_secs(30)).unwrap();
-    let running = Running::start(store, client, Settings { concurrency: 16, ..quick() });
-    // Calls that begin meanwhile are not lost between the stretches either.
-    for number in 0..50 {
-        running.accept(missed(&format!("live{number}"))).await;
-    }
-    running.drained().await;
-    let rows = bench.rows();
-    assert_eq!(rows.len(), calls + 50);
-    assert!(rows.iter().all(|r| r.state == "hangup" && r.missed_mark()));
-    let mut order: HashMap<String, Vec<String>> = HashMap::new();
-    for seen in bench.zammad.requests().into_iter().filter(|s| !is_probe(s)) {
-        order.entry(seen.call_id.unwrap()).or_default().push(seen.event.unwrap());
-    }
-    assert!(order.values().all(|events| events[..] == ["newCall", "hangup"]));
-    assert_eq!(bench.zammad.max_in_flight_per_call(), 1);
     running.stop().await;
 }
 

@@ -7,7 +7,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
-use super::*;
+use crate::delivery::*;
 
 /// A TLS front for a plain Zammad, as nginx is one: its port and its certificate in PEM.
 async fn front(zammad: &Zammad) -> (SocketAddr, String) {

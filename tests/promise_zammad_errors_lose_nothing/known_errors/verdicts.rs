@@ -2,7 +2,7 @@
 
 use freeswitch_zammad::sim::zammad::{Answer, Routing};
 
-use super::*;
+use crate::delivery::*;
 
 const ERROR_ID: &str = r#"{"error":"Error ID a1B2c3D4: Please contact your administrator."}"#;
 
@@ -147,34 +147,6 @@ async fn a_lost_row_is_told_again_and_the_call_goes_on() {
     assert_eq!((bench.posts("c", "newCall").len(), bench.posts("c", "answer").len()), (2, 2));
     assert_eq!(bench.rows().len(), 3);
     assert_eq!(running.store.counts().dead, 0);
-    running.stop().await;
-}
-
-#[tokio::test]
-async fn a_poisoned_call_ends_as_dead_letters_and_blocks_no_other() {
-    let bench = Bench::new();
-    let running = bench.drain(quick());
-    // Whatever is said of it, and its newCall too, fails inside.
-    bench.zammad.set_fault_rule(|seen| match seen.call_id.as_deref() {
-        Some("bad") => Fault::answer_instead(Answer::json(500, ERROR_ID)),
-        Some(_) | None => Fault::none(),
-    });
-    let mut events = answered("bad");
-    for number in 0..20 {
-        events.extend(answered(&format!("good{number}")));
-    }
-    running.accept(events).await;
-    let ended = |rows: &[Row], _: &[Seen]| rows.iter().filter(|r| r.state == "hangup").count() == 20;
-    within("the others end", bench.zammad.wait_until(ended)).await;
-    assert!(running.store.counts().dead < 3, "the others did not wait for its end");
-    running.drained().await;
-    let dead = running.dead();
-    assert_eq!(dead.len(), 3);
-    for letter in &dead {
-        assert!(letter.story.contains("HTTP 500: Error ID a1B2c3D4"), "{}", letter.story);
-    }
-    let posts = bench.zammad.requests().iter().filter(|s| s.call_id.as_deref() == Some("bad")).count();
-    assert!(posts < 100, "{posts} posts");
     running.stop().await;
 }
 

@@ -3,7 +3,7 @@
 use fastrand::Rng;
 use freeswitch_zammad::sim::zammad::Answer;
 
-use super::*;
+use crate::delivery::*;
 
 const CALLS: usize = 50;
 

@@ -1,0 +1,4 @@
+//! What must hold whatever fails.
+
+mod backlog;
+mod chaos;
