@@ -23,6 +23,7 @@ use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, ConfigError, DEFAULT_FILE, Environment, Loaded, Needs, Overrides, Secret};
+use crate::edge::process;
 
 /// Exit code for faults that only a person can mend: `EX_CONFIG` of sysexits.h.
 pub const EX_CONFIG: u8 = 78;
@@ -124,6 +125,9 @@ impl From<ConfigError> for Failure {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Err(why) = process::keep_private() {
+        say(&format!("freeswitch-zammad: warning: a crash may leave a core file: {why}"));
+    }
     let common = &cli.common;
     let done = match cli.command {
         Command::Run => run::run(common),

@@ -5,11 +5,15 @@ use std::process::ExitCode;
 use super::{Common, Failure, asked_to_stop, runtime};
 use crate::config::Needs;
 use crate::daemon::{Daemon, STOP_MAX};
-use crate::edge::log;
+use crate::edge::{log, process};
 
 pub(super) fn run(common: &Common) -> Result<ExitCode, Failure> {
     let loaded = common.load(Needs::Everything)?;
-    log::start(loaded.config.log.level.as_str()).map_err(Failure::permanent)?;
+    let secrets = log::secrets_of(&loaded.config);
+    log::start(loaded.config.log.level.as_str(), secrets).map_err(Failure::permanent)?;
+    if let Err(why) = process::keep_memory_private() {
+        tracing::warn!(reason = %why, "this process's memory is open to others of its user");
+    }
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }

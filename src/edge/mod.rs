@@ -14,5 +14,7 @@ pub mod drain;
 pub mod intake;
 pub mod listener;
 pub mod log;
+pub mod mask;
+pub mod process;
 pub mod rows;
 pub mod stories;
