@@ -259,11 +259,20 @@ pub async fn ask(state_dir: &Path, request: &Request) -> io::Result<Option<Vec<V
     let (read, mut write) = stream.into_split();
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    write.write_all(&line).await?;
+    let asked = write.write_all(&line).await;
     let mut lines = BufReader::new(read).lines();
-    let mut answer = Vec::new();
-    while let Some(line) = lines.next_line().await? {
-        answer.push(serde_json::from_str(&line)?);
+    let mut answer: Vec<Value> = Vec::new();
+    loop {
+        match lines.next_line().await {
+            Ok(Some(line)) => answer.push(serde_json::from_str(&line)?),
+            Ok(None) => break,
+            // Whoever is refused is not listened to: the connection breaks, with the reason already in it.
+            Err(_) if answer.first().is_some_and(|a| a["error"].is_string()) => return Ok(Some(answer)),
+            Err(why) => return Err(why),
+        }
+    }
+    if answer.is_empty() {
+        asked?;
     }
     Ok(Some(answer))
 }
