@@ -263,9 +263,9 @@ enum End {
 fn quietly(why: &FrameError) -> String {
     match why {
         FrameError::NotAHeader(_) => "a line in a frame's headers is no header".to_owned(),
+        FrameError::BadLength(_) => "a frame's Content-Length is no number".to_owned(),
         FrameError::HeadersTooLong
         | FrameError::NoContentType
-        | FrameError::BadLength(_)
         | FrameError::BodyTooLong(_)
         | FrameError::CutOff(_)
         | FrameError::Io(_) => why.to_string(),
