@@ -198,6 +198,9 @@ mod strangers {
         std::os::unix::fs::chown(&state, Some(NOBODY), Some(NOBODY)).unwrap();
         let daemon = Daemon::start(&program, &state, NOBODY);
         assert_eq!(fs::metadata(socket_path(&state)).unwrap().mode() & 0o777, 0o600);
+        // Its memory and environment are root's to see, although the process is nobody's: it has seen to that.
+        let environ = format!("/proc/{}/environ", daemon.0.id());
+        assert_eq!(fs::metadata(environ).unwrap().uid(), 0);
         for (uid, may) in [(0, true), (NOBODY, true), (NOBODY - 1, false)] {
             fs::set_permissions(socket_path(&state), fs::Permissions::from_mode(0o666)).unwrap();
             let answer = ask(&program, &state, uid);
