@@ -143,3 +143,62 @@ impl<W: Write> Write for QuietLine<W> {
         self.to.flush()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tracing::{debug, info, info_span, trace, warn};
+
+    use super::*;
+
+    #[test]
+    fn a_line_shows_what_its_level_may() {
+        let lines = Lines::default();
+        let all = layer(lines.clone(), vec!["tOken".into()], false, false);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(all), || {
+            let _span = info_span!("post", zammad = "main 030555100").entered();
+            info!(
+                seq = 1_234_567_u64,
+                at = -7_i64,
+                held = true,
+                said = "+4915112345678\nINFO forged",
+                "it said {}",
+                "tOken"
+            );
+            warn!(reason = %"from 030555100 with tOken", "refused");
+            debug!(number = "4915112345678", "tOken");
+            trace!("4915112345678 and tOken");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let expected = [
+            " INFO post{zammad=\"main ****\"}: it said **** seq=1234567 at=-7 held=true said=\"+****\\nINFO forged\"",
+            " WARN post{zammad=\"main ****\"}: refused reason=from **** with ****",
+            "DEBUG post{zammad=\"main 030555100\"}: **** number=\"4915112345678\"",
+            "TRACE post{zammad=\"main 030555100\"}: 4915112345678 and ****",
+        ];
+        assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Lines {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+}
