@@ -258,7 +258,7 @@ fn is_for_all(line: &str) -> bool {
     ["INFO", "WARN", "ERROR"].iter().any(|level| line.trim_start().starts_with(level))
 }
 
-/// Whether digits stand in a row as in a number. Not those of a UUID; our legs' have a suffix.
+/// Whether digits stand in a row as in a number. Those of a UUID are none.
 fn has_number(line: &str) -> bool {
     let bytes = line.as_bytes();
     let (mut at, mut run) = (0, 0);
