@@ -3,7 +3,9 @@
 use std::io;
 
 use rustix::fs::Mode;
-use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask,
+};
 
 /// From here on new files are this user's alone (sled makes its own with whatever the umask leaves), and a crash
 /// leaves no core file. Children inherit both. To be called before there are threads.
