@@ -69,9 +69,13 @@ struct Common {
     /// Configuration file [default: /etc/freeswitch-zammad/config.toml, if there is one]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Configuration")]
     config: Option<PathBuf>,
-    /// Zammad's CTI endpoint, as its settings show it: https://HOST/api/v1/cti/TOKEN
+    /// Zammad's CTI endpoint, as its settings show it: https://HOST/api/v1/cti/TOKEN; other users can see it in
+    /// the process list
     #[arg(long, global = true, value_name = "URL", help_heading = "Configuration")]
     zammad_url: Option<Secret>,
+    /// File that holds Zammad's CTI endpoint
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Configuration")]
+    zammad_url_file: Option<PathBuf>,
     /// Whether Zammad's certificate is checked
     #[arg(long, global = true, value_name = "BOOL", help_heading = "Configuration")]
     zammad_verify_ssl: Option<bool>,
@@ -156,6 +160,7 @@ impl Common {
         Overrides {
             config: self.config.clone(),
             zammad_url: self.zammad_url.clone(),
+            zammad_url_file: self.zammad_url_file.clone(),
             zammad_verify_ssl: self.zammad_verify_ssl,
             freeswitch: self.freeswitch.clone(),
             freeswitch_user: self.freeswitch_user.clone(),
