@@ -10,7 +10,7 @@ const DIGITS: usize = 6;
 /// A secret that is shorter could stand in any text by chance, and masking it would only tell where.
 const SECRET_MIN: usize = 4;
 
-/// `text` without runs of [`DIGITS`] or more digits, except within a UUID, which is nobody's number; what would end
+/// `text` without runs of 6 or more digits, except within a UUID, which is nobody's number; what would end
 /// the line or steer a terminal is escaped.
 #[must_use]
 pub fn numbers(text: &str) -> String {
