@@ -8,10 +8,12 @@ use crate::daemon::{Daemon, STOP_MAX};
 use crate::edge::{log, process};
 
 pub(super) fn run(common: &Common) -> Result<ExitCode, Failure> {
+    // Before there is a secret in it.
+    let private = process::keep_memory_private();
     let loaded = common.load(Needs::Everything)?;
     let secrets = log::secrets_of(&loaded.config);
     log::start(loaded.config.log.level.as_str(), secrets).map_err(Failure::permanent)?;
-    if let Err(why) = process::keep_memory_private() {
+    if let Err(why) = private {
         tracing::warn!(reason = %why, "this process's memory is open to others of its user");
     }
     for warning in &loaded.warnings {

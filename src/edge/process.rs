@@ -3,9 +3,7 @@
 use std::io;
 
 use rustix::fs::Mode;
-use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask,
-};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit, umask};
 
 /// From here on new files are this user's alone (sled makes its own with whatever the umask leaves), and a crash
 /// leaves no core file. Children inherit both. To be called before there are threads.
@@ -13,12 +11,8 @@ use rustix::process::{
 /// # Errors
 /// If the system refuses; a limit may be lowered by anyone, so it should not.
 pub fn keep_private() -> io::Result<()> {
-    const NONE: Rlimit = Rlimit { current: Some(0), maximum: Some(0) };
     umask(Mode::RWXG | Mode::RWXO);
-    // The unit has seen to it already, and forbids to ask again.
-    if getrlimit(Resource::Core) != NONE {
-        setrlimit(Resource::Core, NONE)?;
-    }
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     Ok(())
 }
 
