@@ -44,7 +44,7 @@ async fn it_listens_on_no_port() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_leaves_no_core_and_no_way_into_its_memory() {
     let road = road();
-    for signal in ["ABRT", "QUIT"] {
+    for signal in ["ABRT", "TRAP"] {
         let running = Running::start(&road, "info");
         running.wait_for("started");
         let limits = fs::read_to_string(proc_of(running.pid(), "limits")).unwrap();
