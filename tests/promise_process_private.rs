@@ -25,7 +25,12 @@ use road::{Road, renamed, until, within};
 const REST_TOKEN: &str = "rEst-token-of-the-zammad";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::print_stderr, reason = "a test that did not run must not look as if it had")]
 async fn it_listens_on_no_port() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("NOT RUN: which sockets it has only root can see");
+        return;
+    }
     let road = road();
     let running = Running::start(&road, "info");
     running.wait_for("listening to the switch");
