@@ -79,6 +79,7 @@ fn flags_beat_environment_beats_file() {
     let flags = Overrides {
         config: None,
         zammad_url: Some(Secret::new("https://flag.test/api/v1/cti/tok")),
+        zammad_url_file: None,
         zammad_verify_ssl: Some(true),
         freeswitch: Some("flag:1".into()),
         freeswitch_user: Some("flag@d".into()),
@@ -104,6 +105,32 @@ fn a_stronger_password_file_hides_a_weaker_password() {
     let flags = Overrides { freeswitch_password_file: Some(other), ..Overrides::default() };
     let loaded = here.load(&flags, &variables).unwrap();
     assert_eq!(loaded.config.switches[0].password.expose(), "from-a-flag");
+}
+
+#[test]
+fn a_stronger_url_file_hides_a_weaker_url_and_no_ps_shows_it() {
+    let here = Here::new();
+    here.write("config.toml", "[[zammad]]\nurl = \"https://file.test/api/v1/cti/tok\"\n");
+    let file = here.write("url", "https://env.test/api/v1/cti/tok\n");
+    let theirs = ("ZammadCTI_URL", "https://py.test/api/v1/cti/tok");
+    let variables = [(URL_FILE, file.to_str().unwrap()), (PASSWORD, "pw"), theirs];
+    assert_eq!(here.env(&variables).config.zammads[0].url.host(), "env.test");
+
+    let other = here.write("url2", "https://flag.test/api/v1/cti/tok");
+    let flags = Overrides { zammad_url_file: Some(other), ..Overrides::default() };
+    let loaded = here.load(&flags, &variables).unwrap();
+    assert_eq!(loaded.config.zammads[0].url.host(), "flag.test");
+    let of_ps = |loaded: &Loaded| loaded.warnings.iter().any(|w| w.to_string().contains("runs ps"));
+    assert!(!of_ps(&loaded));
+
+    let flags = Overrides {
+        zammad_url: Some(Secret::new("https://flag.test/api/v1/cti/tok")),
+        ..Overrides::default()
+    };
+    let loaded = here.load(&flags, &variables).unwrap();
+    assert!(of_ps(&loaded) && loaded.warnings.iter().any(|w| w.remedy.contains("--zammad-url-file")));
+    let both = Overrides { zammad_url_file: Some(file.clone()), ..flags };
+    assert!(here.load(&both, &[(PASSWORD, "pw")]).unwrap_err().to_string().contains("url_file"));
 }
 
 #[test]
@@ -315,6 +342,7 @@ fn a_misspelt_variable_is_pointed_out() {
 }
 
 const URL: &str = "FREESWITCH_ZAMMAD_ZAMMAD_URL";
+const URL_FILE: &str = "FREESWITCH_ZAMMAD_ZAMMAD_URL_FILE";
 const VERIFY: &str = "FREESWITCH_ZAMMAD_ZAMMAD_VERIFY_SSL";
 const PASSWORD: &str = "FREESWITCH_ZAMMAD_FREESWITCH_PASSWORD";
 const PASSWORD_FILE: &str = "FREESWITCH_ZAMMAD_FREESWITCH_PASSWORD_FILE";

@@ -24,6 +24,7 @@ use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, ConfigError, DEFAULT_FILE, Environment, Loaded, Needs, Overrides, Secret};
+use crate::edge::process;
 
 /// Exit code for faults that only a person can mend: `EX_CONFIG` of sysexits.h.
 pub const EX_CONFIG: u8 = 78;
@@ -71,9 +72,13 @@ struct Common {
     /// Configuration file [default: /etc/freeswitch-zammad/config.toml, if there is one]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Configuration")]
     config: Option<PathBuf>,
-    /// Zammad's CTI endpoint, as its settings show it: https://HOST/api/v1/cti/TOKEN
+    /// Zammad's CTI endpoint, as its settings show it: https://HOST/api/v1/cti/TOKEN; other users can see it in
+    /// the process list
     #[arg(long, global = true, value_name = "URL", help_heading = "Configuration")]
     zammad_url: Option<Secret>,
+    /// File that holds Zammad's CTI endpoint
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Configuration")]
+    zammad_url_file: Option<PathBuf>,
     /// Whether Zammad's certificate is checked
     #[arg(long, global = true, value_name = "BOOL", help_heading = "Configuration")]
     zammad_verify_ssl: Option<bool>,
@@ -127,6 +132,9 @@ impl From<ConfigError> for Failure {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Err(why) = process::keep_private() {
+        say(&format!("freeswitch-zammad: warning: a crash may leave a core file: {why}"));
+    }
     let common = &cli.common;
     let done = match cli.command {
         Command::Run => run::run(common),
@@ -156,6 +164,7 @@ impl Common {
         Overrides {
             config: self.config.clone(),
             zammad_url: self.zammad_url.clone(),
+            zammad_url_file: self.zammad_url_file.clone(),
             zammad_verify_ssl: self.zammad_verify_ssl,
             freeswitch: self.freeswitch.clone(),
             freeswitch_user: self.freeswitch_user.clone(),

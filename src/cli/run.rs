@@ -1,14 +1,13 @@
 //! `run`: the daemon in the foreground, as systemd starts it.
 
 use std::process::ExitCode;
-
 use std::time::Duration;
 
 use super::store::program;
 use super::{Common, Failure, asked_to_stop, runtime};
 use crate::config::{Config, Needs};
 use crate::daemon::{self, Daemon, STOP_MAX};
-use crate::edge::{heal, log};
+use crate::edge::{heal, log, process};
 use crate::store::StoreError;
 
 /// How often a store is tried again that its disk does not let us open.
@@ -16,8 +15,14 @@ const OPEN_AGAIN: Duration = Duration::from_secs(2);
 
 pub(super) fn run(common: &Common) -> Result<ExitCode, Failure> {
     end_with_any_task();
+    // Before there is a secret in it.
+    let private = process::keep_memory_private();
     let loaded = common.load(Needs::Everything)?;
-    log::start(loaded.config.log.level.as_str()).map_err(Failure::permanent)?;
+    let secrets = log::secrets_of(&loaded.config);
+    log::start(loaded.config.log.level.as_str(), secrets).map_err(Failure::permanent)?;
+    if let Err(why) = private {
+        tracing::warn!(reason = %why, "this process's memory is open to others of its user");
+    }
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }

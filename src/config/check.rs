@@ -124,7 +124,7 @@ fn zammad(
         place,
         ["url", "url_file"],
         "nothing says where Zammad's CTI is",
-        "write url_file = \"/path\" in its [[zammad]], set FREESWITCH_ZAMMAD_ZAMMAD_URL, or load \
+        "write url_file = \"/path\" in its [[zammad]], set FREESWITCH_ZAMMAD_ZAMMAD_URL_FILE, or load \
          the systemd credential zammad-url; Zammad shows the URL under Admin > System > Integrations > CTI (generic)",
         report,
     );

@@ -23,6 +23,8 @@ pub struct Overrides {
     pub config: Option<PathBuf>,
     /// `--zammad-url`
     pub zammad_url: Option<Secret>,
+    /// `--zammad-url-file`
+    pub zammad_url_file: Option<PathBuf>,
     /// `--zammad-verify-ssl`: false is `tls = "insecure-accept-any-certificate"`.
     pub zammad_verify_ssl: Option<bool>,
     /// `--freeswitch`: `HOST:PORT` of the event socket.
@@ -40,9 +42,10 @@ pub struct Overrides {
 }
 
 /// Every variable that is read, ours first. The rest is set by py-zammad-cti's users and by systemd.
-pub const VARIABLES: [&str; 13] = [
+pub const VARIABLES: [&str; 14] = [
     "FREESWITCH_ZAMMAD_CONFIG",
     "FREESWITCH_ZAMMAD_ZAMMAD_URL",
+    "FREESWITCH_ZAMMAD_ZAMMAD_URL_FILE",
     "FREESWITCH_ZAMMAD_ZAMMAD_VERIFY_SSL",
     "FREESWITCH_ZAMMAD_FREESWITCH",
     "FREESWITCH_ZAMMAD_FREESWITCH_USER",
@@ -273,7 +276,7 @@ impl SwitchOverlay {
 
 /// What flags and environment say of the Zammad, the stronger already chosen.
 struct ZammadOverlay {
-    url: Option<Given<Secret>>,
+    url: RawSecret,
     verify: Option<Given<bool>>,
 }
 
@@ -281,10 +284,18 @@ impl ZammadOverlay {
     fn gather(overrides: &Overrides, environment: &Environment, report: &mut Report) -> Self {
         let verify = |name| environment.text(name).and_then(|text| read_bool(&text, report));
         let [ours, theirs] = ["FREESWITCH_ZAMMAD_ZAMMAD_VERIFY_SSL", "ZammadCTI_VERIFY_SSL"].map(verify);
+        let by_flag = RawSecret {
+            text: flag("--zammad-url", overrides.zammad_url.clone()),
+            file: flag("--zammad-url-file", overrides.zammad_url_file.clone()),
+        };
+        let by_variable = RawSecret {
+            text: environment.secret("FREESWITCH_ZAMMAD_ZAMMAD_URL"),
+            file: environment.path("FREESWITCH_ZAMMAD_ZAMMAD_URL_FILE"),
+        };
+        let by_their_variable = RawSecret { text: environment.secret("ZammadCTI_URL"), file: None };
+        let layers = [by_flag, by_variable, by_their_variable];
         Self {
-            url: flag("--zammad-url", overrides.zammad_url.clone())
-                .or(environment.secret("FREESWITCH_ZAMMAD_ZAMMAD_URL"))
-                .or(environment.secret("ZammadCTI_URL")),
+            url: layers.into_iter().find(RawSecret::is_given).unwrap_or_default(),
             verify: flag("--zammad-verify-ssl", overrides.zammad_verify_ssl).or(ours).or(theirs),
         }
     }
@@ -292,12 +303,11 @@ impl ZammadOverlay {
     fn lay_over(self, zammads: &mut [RawZammad], report: &mut Report) {
         let Self { url, verify } = self;
         if let [zammad] = zammads {
-            if let Some(url) = url {
-                if let Origin::Flag(_) = url.origin {
-                    let remedy = "set FREESWITCH_ZAMMAD_ZAMMAD_URL, or url_file in the configuration file";
-                    report.warn(&url.origin, zammad.place.key("url"), SHOWN_BY_PS, remedy);
-                }
-                zammad.url = RawSecret { text: Some(url), file: None };
+            if url.is_given() {
+                zammad.url = url;
+            }
+            if let Some(Given { origin: origin @ Origin::Flag(_), .. }) = &zammad.url.text {
+                report.warn(origin, zammad.place.key("url"), SHOWN_BY_PS, "use --zammad-url-file");
             }
             if let Some(verify) = verify {
                 let word = if verify.value { "verify" } else { "insecure-accept-any-certificate" };
@@ -305,7 +315,8 @@ impl ZammadOverlay {
             }
             return;
         }
-        refuse_to_guess([url.map(|g| g.origin), verify.map(|g| g.origin)], "zammad", zammads.len(), report);
+        let origins = [url.text.map(|g| g.origin), url.file.map(|g| g.origin), verify.map(|g| g.origin)];
+        refuse_to_guess(origins, "zammad", zammads.len(), report);
     }
 }
 

@@ -1,7 +1,8 @@
 //! Posts to one Zammad over one pool of kept connections. The only file that names reqwest.
 //!
 //! Never follows a redirect (the token would travel with it), ignores cookies, asks for JSON answers, and
-//! reads no more of an answer than a bound. It says what came back; what that means is [`super::reply`]'s.
+//! reads no more of an answer than a bound. It says what came back; what that means is [`super::reply`]'s. Servers and
+//! proxies like to repeat in an error what was asked of them, so our tokens are taken out of all that comes back.
 
 use std::error::Error as _;
 use std::fmt;
@@ -15,6 +16,9 @@ use super::reply::{Looked, Outcome, Reply, find_call};
 pub const ANSWER_MAX: usize = 512 * 1024;
 /// Body of the probe that changes nothing.
 pub const PROBE: &str = r#"{"direction":"probe"}"#;
+
+/// A token that is shorter is not masked in answers. Zammad's have 27 characters.
+const TOKEN_MIN: usize = 8;
 
 /// How long a kept connection may idle: shorter than what servers and proxies allow, so that we close first and
 /// no request is lost to a connection that the other side has just given up.
@@ -130,6 +134,31 @@ impl Client {
     }
 
     async fn send(&self, request: reqwest::RequestBuilder, body: Option<String>) -> Outcome {
+        match self.exchange(request, body).await {
+            Outcome::Reply(reply) => Outcome::Reply(Reply {
+                body: self.without_tokens(reply.body),
+                location: reply.location.map(|to| self.without_tokens(to)),
+                ..reply
+            }),
+            Outcome::NotSent(why) => Outcome::NotSent(self.without_tokens(why)),
+            Outcome::NoAnswer(why) => Outcome::NoAnswer(self.without_tokens(why)),
+            Outcome::Untrusted(why) => Outcome::Untrusted(self.without_tokens(why)),
+        }
+    }
+
+    fn without_tokens(&self, text: String) -> String {
+        let token = self.url.path().rsplit('/').next();
+        let mut text = text;
+        for token in token.into_iter().chain(self.rest_token.as_deref()) {
+            // A shorter one is no secret, and might be a word of the answer.
+            if token.len() >= TOKEN_MIN && text.contains(token) {
+                text = text.replace(token, "****");
+            }
+        }
+        text
+    }
+
+    async fn exchange(&self, request: reqwest::RequestBuilder, body: Option<String>) -> Outcome {
         let request = request.header(ACCEPT, "application/json");
         let request = match body {
             Some(body) => request.header(CONTENT_TYPE, "application/json").body(body),

@@ -2,10 +2,13 @@
 //! straight from the store, with the same answers.
 //!
 //! One connection carries one request, a line of JSON, and its answer, lines of JSON. The socket lies in the
-//! state directory, for this user alone.
+//! state directory, for the user of the daemon and root alone: its mode says so, and whoever connects is asked who
+//! they are, because a mode is soon changed.
 
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -30,6 +33,10 @@ use crate::time::UnixMillis;
 const REQUEST_MAX: u64 = 4 * 1024 * 1024;
 /// How long a client may take to ask, or to read.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Most clients at the same time. Each may send a whole request, so this also bounds the memory.
+pub const CLIENTS_MAX: usize = 32;
+/// Where the socket is made, below the state directory: shorter than its final name, which thus always fits.
+const MAKING: &str = ".sock";
 
 /// Which rows of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,13 +163,9 @@ pub fn socket_path(state_dir: &Path) -> PathBuf {
 /// If the socket cannot be made.
 pub async fn serve(state_dir: &Path, store: Store, live: Live, stop: CancellationToken) -> io::Result<()> {
     let path = socket_path(state_dir);
-    match std::fs::remove_file(&path) {
-        Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
-        Ok(()) | Err(_) => {}
-    }
-    let listener = UnixListener::bind(&path)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    let (listener, owner) = bind(state_dir, &path)?;
     let live = Arc::new(live);
+    let room = Arc::new(Semaphore::new(CLIENTS_MAX));
     loop {
         let (stream, _) = tokio::select! {
             () = stop.cancelled() => break,
@@ -175,9 +178,16 @@ pub async fn serve(state_dir: &Path, store: Store, live: Live, stop: Cancellatio
                 }
             },
         };
+        let admitted = admit(&stream, owner, &room);
         let (store, live) = (store.clone(), Arc::clone(&live));
         tokio::spawn(async move {
-            match tokio::time::timeout(PATIENCE, converse(stream, &store, &live)).await {
+            let talk = async {
+                match admitted {
+                    Ok(_place) => converse(stream, &store, &live).await,
+                    Err(why) => refuse(stream, &why).await,
+                }
+            };
+            match tokio::time::timeout(PATIENCE, talk).await {
                 Ok(Ok(())) => {}
                 Ok(Err(why)) => debug!(reason = %why, "a control client went away"),
                 Err(_) => debug!("a control client was too slow"),
@@ -185,8 +195,53 @@ pub async fn serve(state_dir: &Path, store: Store, live: Live, stop: Cancellatio
         });
     }
     // It would only tell the next client that nobody listens.
-    let _ = std::fs::remove_file(path);
+    let _ = fs::remove_file(path);
     Ok(())
+}
+
+/// The listening socket and whose it is.
+///
+/// A socket is born with what the umask leaves it. So it is made in a folder that nobody else can enter, narrowed
+/// there, and only then moved to where it is found; no moment is left in which it is open to others, whatever the
+/// mode of the state directory.
+fn bind(state_dir: &Path, path: &Path) -> io::Result<(UnixListener, u32)> {
+    // A path too long for clients is refused here, where it can be said.
+    SocketAddr::from_pathname(path)?;
+    let making = state_dir.join(MAKING);
+    let new = making.join("s");
+    for leftover in [fs::remove_file(&new), fs::remove_dir(&making)] {
+        match leftover {
+            Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    DirBuilder::new().mode(0o700).create(&making)?;
+    let listener = UnixListener::bind(&new)?;
+    fs::set_permissions(&new, Permissions::from_mode(0o600))?;
+    let owner = fs::metadata(&new)?.uid();
+    fs::rename(&new, path)?;
+    fs::remove_dir(&making)?;
+    Ok((listener, owner))
+}
+
+/// A place for a client, or why there is none.
+fn admit(stream: &UnixStream, owner: u32, room: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, String> {
+    let uid = stream.peer_cred().map_err(|why| format!("it cannot be told who asks: {why}"))?.uid();
+    if uid != owner && uid != 0 {
+        warn!(uid, "another user asked at the control socket and was refused");
+        return Err(format!(
+            "user {uid} may not ask this daemon: ask as user {owner}, whom it runs as, or as root"
+        ));
+    }
+    Arc::clone(room)
+        .try_acquire_owned()
+        .map_err(|_| format!("{CLIENTS_MAX} others are asking already; ask again in a moment"))
+}
+
+/// What was asked is not read: a stranger's words are none of ours.
+async fn refuse(mut stream: UnixStream, why: &str) -> io::Result<()> {
+    stream.write_all(format!("{}\n", failure(&why)).as_bytes()).await?;
+    stream.shutdown().await
 }
 
 /// Asks the running daemon. `None` if none runs.
@@ -204,11 +259,20 @@ pub async fn ask(state_dir: &Path, request: &Request) -> io::Result<Option<Vec<V
     let (read, mut write) = stream.into_split();
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    write.write_all(&line).await?;
+    let asked = write.write_all(&line).await;
     let mut lines = BufReader::new(read).lines();
-    let mut answer = Vec::new();
-    while let Some(line) = lines.next_line().await? {
-        answer.push(serde_json::from_str(&line)?);
+    let mut answer: Vec<Value> = Vec::new();
+    loop {
+        match lines.next_line().await {
+            Ok(Some(line)) => answer.push(serde_json::from_str(&line)?),
+            Ok(None) => break,
+            // Whoever is refused is not listened to: the connection breaks, with the reason already in it.
+            Err(_) if answer.first().is_some_and(|a| a["error"].is_string()) => return Ok(Some(answer)),
+            Err(why) => return Err(why),
+        }
+    }
+    if answer.is_empty() {
+        asked?;
     }
     Ok(Some(answer))
 }
@@ -217,6 +281,9 @@ async fn converse(stream: UnixStream, store: &Store, live: &Live) -> io::Result<
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     BufReader::new(read.take(REQUEST_MAX)).read_line(&mut line).await?;
+    if line.len() as u64 == REQUEST_MAX && !line.ends_with('\n') {
+        return Err(io::Error::other("a request without an end"));
+    }
     let answer = match serde_json::from_str::<Request>(&line) {
         Ok(request) => {
             answers::answer(store, Some(live), request).await.unwrap_or_else(|why| vec![failure(&why)])

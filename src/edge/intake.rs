@@ -17,6 +17,7 @@ use super::clock;
 use super::listener::{Ask, DUMP, Heard, What, not_answered};
 use super::stories::{self, Shelf};
 use crate::call::tracker::{News, Output, Tracker};
+use crate::esl::command;
 use crate::esl::event::{Event, Name};
 use crate::store::state::{self, StateError};
 use crate::store::{Accepting, Pending, STATE_MAX, StateChange, Store, StoreError};
@@ -229,6 +230,12 @@ fn compare(switch: &mut Switch, resync: &mut Resync, listed: Vec<String>, at: Un
         info!(switch = switch.name, ended = gone.len(), begun, "legs that changed unheard");
     }
     asked.extend(left);
+    // One whose name cannot be sent cannot be asked for either; then the list is all there is.
+    let (gone, unnamed): (Vec<String>, Vec<String>) =
+        gone.into_iter().partition(|leg| command::can_name(leg));
+    for leg in &unnamed {
+        resync.gone(leg, &mut switch.tracker, at);
+    }
     let room = LEGS_ASKED.saturating_sub(asked.len());
     for leg in gone.iter().skip(room) {
         resync.gone(leg, &mut switch.tracker, at);

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::clock;
+use crate::esl::command;
 use crate::esl::event::Event;
 use crate::esl::frame::{FrameDecoder, FrameError};
 use crate::esl::session::{Fault, Login, Output, Session};
@@ -33,10 +34,10 @@ const HELPLESS_WAIT: Duration = Duration::from_secs(60);
 
 /// What is asked after each login: which legs there are.
 pub const CHANNELS: &str = "show channels as json";
-/// How a leg is asked for; its name follows.
+/// How [`command::dump`] begins; the leg's name follows.
 pub const DUMP: &str = "uuid_dump ";
 
-/// How a leg is ended; its name and a cause follow.
+/// How [`command::kill`] begins.
 const KILL: &str = "uuid_kill ";
 
 /// What others ask of a switch.
@@ -262,9 +263,9 @@ enum End {
 fn quietly(why: &FrameError) -> String {
     match why {
         FrameError::NotAHeader(_) => "a line in a frame's headers is no header".to_owned(),
+        FrameError::BadLength(_) => "a frame's Content-Length is no number".to_owned(),
         FrameError::HeadersTooLong
         | FrameError::NoContentType
-        | FrameError::BadLength(_)
         | FrameError::BodyTooLong(_)
         | FrameError::CutOff(_)
         | FrameError::Io(_) => why.to_string(),
@@ -324,13 +325,18 @@ impl Connection<'_> {
                         switch = self.settings.name,
                         leg, cause, "ending the call of a caller on Zammad's block list"
                     );
-                    if session.ask(&format!("{KILL}{leg} {cause}")).is_err() {
-                        warn!(switch = self.settings.name, "a leg's name cannot be sent, so it is not ended");
+                    match command::kill(&leg, cause).and_then(|kill| session.ask(&kill)) {
+                        Ok(()) => {}
+                        Err(command::UnsafeCommand) => warn!(
+                            switch = self.settings.name,
+                            "a leg's name cannot be sent, so it is not ended"
+                        ),
                     }
                 }
                 Woken::Wanted(Some(Ask::Legs(legs))) => {
                     for leg in legs {
-                        dumps += usize::from(session.ask(&format!("{DUMP}{leg}")).is_ok());
+                        let asked = command::dump(&leg).and_then(|dump| session.ask(&dump));
+                        dumps += usize::from(asked.is_ok());
                     }
                     if dumps == 0 {
                         self.tell(What::Synced, now).await;

@@ -16,5 +16,7 @@ pub mod heal;
 pub mod intake;
 pub mod listener;
 pub mod log;
+pub mod mask;
+pub mod process;
 pub mod rows;
 pub mod stories;

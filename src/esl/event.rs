@@ -66,8 +66,9 @@ impl Name {
 /// An event that cannot be read. The stream itself is intact: this one event is skipped and counted.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum EventError {
-    /// The header block does not end, or a line in it is no header.
-    #[error("an event's headers are malformed near {0:?}")]
+    /// The header block does not end, or a line in it is no header. What stands there may be a name or a number, so
+    /// only Debug shows it.
+    #[error("an event's headers are malformed")]
     Malformed(String),
     /// No Event-Name.
     #[error("an event without Event-Name")]

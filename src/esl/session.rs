@@ -53,8 +53,8 @@ pub enum Fault {
         /// The events that this user is not allowed; all that we need, if the switch does not say which.
         missing: String,
     },
-    /// A password with a line feed cannot be sent.
-    #[error("the password or user for the switch holds a line feed: the event socket cannot take it")]
+    /// A password with a line feed or another control character cannot be sent.
+    #[error("the password or user for the switch holds a control character: the event socket cannot take it")]
     UnsafePassword,
     /// No login within [`LOGIN_MAX`]: something else listens there, or the switch hangs.
     #[error("no event socket answered within {} s: is this the event socket's port?", LOGIN_MAX.as_secs())]

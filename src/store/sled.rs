@@ -225,6 +225,12 @@ fn remove_half_snapshots(path: &Path) -> Result<(), StoreError> {
 fn wrong(path: &Path, error: ::sled::Error) -> StoreError {
     match error {
         ::sled::Error::Io(source) => StoreError::io(path, source),
+        ::sled::Error::Corruption { at: Some(at), .. } => {
+            StoreError::damaged_file(path, format!("sled reads what was not written there, at {at:?}"))
+        }
+        ::sled::Error::Corruption { at: None, .. } => {
+            StoreError::damaged_file(path, "sled cannot read its snapshot or its log")
+        }
         other => StoreError::damaged_file(path, other.to_string()),
     }
 }
