@@ -113,6 +113,8 @@ struct Stay {
 struct Profile {
     id: String,
     caller: String,
+    /// The caller as the leg began with them; a trunk writes something else here, a bridge leaves it alone.
+    ani: String,
     dialled: String,
     context: String,
     channel: String,
@@ -196,7 +198,10 @@ impl Cdr {
 
     /// Unique-IDs of the legs that may have caused this one, likeliest first. None for a leg that began by itself.
     pub fn ties(&self) -> impl Iterator<Item = &str> {
-        let originator = self.first().originator.as_ref().map(|profile| profile.id.as_str());
+        let first = self.first();
+        // Whoever calls in came by themselves; who picked them up is noted as their originator.
+        let has_cause = self.outbound || first.own.channel.starts_with("loopback/");
+        let originator = first.originator.as_ref().map(|profile| profile.id.as_str());
         let named = [
             "originating_leg_uuid",
             "originator",
@@ -205,9 +210,9 @@ impl Cdr {
             "cc_member_session_uuid",
             "fifo_bridge_uuid",
         ];
-        // On the caller's own leg the queue notes the caller's id too.
         let named = named.into_iter().filter_map(|name| self.variable(name));
-        originator.into_iter().chain(named).filter(|tie| !tie.is_empty() && *tie != self.id)
+        let ties = originator.into_iter().chain(named);
+        ties.filter(move |tie| has_cause && !tie.is_empty() && *tie != self.id)
     }
 
     fn first(&self) -> &Stay {
@@ -251,6 +256,7 @@ impl Profile {
         Self {
             id: text("uuid"),
             caller: text("caller_id_number"),
+            ani: text("ani"),
             dialled: text("destination_number"),
             context: text("context"),
             channel: text("chan_name"),

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use freeswitch_zammad::sim::recording::Recording;
+use freeswitch_zammad::sim::recording::{Event, Recording};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde_json::{Value, json};
 
@@ -22,7 +22,6 @@ pub(crate) struct Record {
     pub(crate) is_b_leg: bool,
     core: String,
     direction: String,
-    /// In FreeSWITCH's order.
     pub(crate) variables: Vec<(String, String)>,
     stays: Vec<Stay>,
     applications: Vec<(String, String, u64)>,
@@ -46,7 +45,8 @@ pub(crate) fn records(recording: &Recording) -> Vec<Record> {
     let mut applications: BTreeMap<String, Vec<(String, String, u64)>> = BTreeMap::new();
     let mut records = Vec::new();
     for event in recording.events() {
-        let get = |name: &str| event.header(name).unwrap_or_default();
+        let headers = headers(event);
+        let get = |name: &str| headers.get(name).cloned().unwrap_or_default();
         let id = get("Unique-ID");
         if id.is_empty() || get("Caller-Unique-ID").is_empty() {
             continue;
@@ -77,16 +77,16 @@ pub(crate) fn records(recording: &Recording) -> Vec<Record> {
         match &*get("Other-Type") {
             "originator" => drop(stay.originator.get_or_insert(other)),
             "originatee" => {
-                if stay.originatees.first().is_none_or(|newest| uuid_of(newest) != uuid_of(&other)) {
-                    stay.originatees.insert(0, other);
-                }
+                stay.originatees.retain(|known| uuid_of(known) != uuid_of(&other));
+                stay.originatees.insert(0, other);
             }
             _ => {}
         }
         let running = get("variable_current_application");
         let log = applications.entry(id.clone()).or_default();
         let arguments = get("variable_current_application_data");
-        if !running.is_empty() && log.last().is_none_or(|(name, data, _)| (name, data) != (&running, &arguments))
+        if !running.is_empty()
+            && log.last().is_none_or(|(name, data, _)| (name, data) != (&running, &arguments))
         {
             log.push((running, arguments, get("Event-Date-Timestamp").parse().unwrap_or_default()));
         }
@@ -94,18 +94,14 @@ pub(crate) fn records(recording: &Recording) -> Vec<Record> {
             let mut stays: Vec<Stay> = legs.values().cloned().collect();
             noted_legs(&mut stays, recording, &id);
             stays.reverse();
-            let body = String::from_utf8_lossy(event.body()).into_owned();
-            let lines = body.lines().filter_map(|line| line.split_once(": "));
             records.push(Record {
                 // As mod_json_cdr asks: the profile of the last stay has an originator.
                 is_b_leg: stays[0].originator.is_some(),
                 core: get("Core-UUID"),
                 direction: get("Call-Direction"),
-                variables: lines
-                    .filter_map(|(name, value)| {
-                        let value = percent_decode_str(value).decode_utf8_lossy().into_owned();
-                        Some((name.strip_prefix("variable_")?.to_owned(), value))
-                    })
+                variables: headers
+                    .iter()
+                    .filter_map(|(name, value)| Some((name.strip_prefix("variable_")?.into(), value.clone())))
                     .collect(),
                 stays,
                 applications: applications.remove(&id).unwrap_or_default(),
@@ -116,10 +112,19 @@ pub(crate) fn records(recording: &Recording) -> Vec<Record> {
     records
 }
 
+fn headers(event: &Event) -> BTreeMap<String, String> {
+    let body = String::from_utf8_lossy(event.body());
+    let lines = body.lines().filter_map(|line| line.split_once(": "));
+    let decoded = |value: &str| percent_decode_str(value).decode_utf8_lossy().into_owned();
+    // Where a name stands twice the first counts.
+    lines.rev().map(|(name, value)| (name.to_owned(), decoded(value))).collect()
+}
+
 /// The core notes every leg that a leg dials in its stay, also those that no event of its own names.
 fn noted_legs(stays: &mut [Stay], recording: &Recording, id: &str) {
     for event in recording.events().iter().filter(|e| e.name() == "CHANNEL_CREATE") {
-        let get = |name: &str| event.header(name).unwrap_or_default();
+        let headers = headers(event);
+        let get = |name: &str| headers.get(name).cloned().unwrap_or_default();
         if get("Other-Type") != "originator" || get("Other-Leg-Unique-ID") != id {
             continue;
         }
@@ -127,9 +132,8 @@ fn noted_legs(stays: &mut [Stay], recording: &Recording, id: &str) {
         let begun = get("Caller-Channel-Created-Time").parse::<u64>().unwrap_or_default();
         let entered = |stay: &Stay| stay.times[1].1.parse::<u64>().unwrap_or_default();
         let Some(stay) = stays.iter_mut().rfind(|stay| entered(stay) <= begun) else { continue };
-        if !stay.originatees.iter().any(|known| uuid_of(known) == uuid_of(&dialled)) {
-            stay.originatees.insert(0, dialled);
-        }
+        stay.originatees.retain(|known| uuid_of(known) != uuid_of(&dialled));
+        stay.originatees.insert(0, dialled);
     }
 }
 
@@ -158,8 +162,14 @@ fn uuid_of(profile: &Profile) -> &str {
 }
 
 /// What `switch_url_encode` leaves alone.
-const PLAIN: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/').remove(b'!').remove(b'$');
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'/')
+    .remove(b'!')
+    .remove(b'$');
 
 fn encoded(value: &str) -> String {
     utf8_percent_encode(value, PLAIN).to_string()

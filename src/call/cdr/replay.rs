@@ -3,7 +3,7 @@
 //! A leg that has no file of its own (`log-b-leg = false`) is still known by what the leg that caused it has noted:
 //! its number, its channel, its hangup cause. Whether it answered shows in whether it was bridged.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::{Cdr, HOPS_MAX, Micros, Profile, Stay, array};
 use crate::call::HEADERS;
+use crate::call::number::user_part;
 use crate::call::tracker::{FAILOVER_MAX, News, Output, Settings, Tracker};
 use crate::cti::event::{CallId, What};
 use crate::esl::event::Event;
@@ -64,34 +65,102 @@ pub fn tell(settings: Arc<Settings>, cdrs: &[Cdr]) -> Vec<Vec<News>> {
 }
 
 /// The events of these legs in the order in which they were sent, with the moments at which.
+///
+/// A leg whose cause is not among them is left out: what it was part of is told elsewhere, or cannot be told.
 #[must_use]
 pub fn replay(cdrs: &[Cdr]) -> Vec<(UnixMillis, Event)> {
-    let by_id: HashMap<&str, &Cdr> = cdrs.iter().map(|cdr| (cdr.id(), cdr)).collect();
+    let known = rooted(cdrs);
     let mut timeline = Timeline::default();
-    let mut written: HashSet<&str> = HashSet::new();
-    for cdr in cdrs {
-        // The same leg in two files is one leg.
-        if written.insert(cdr.id()) {
-            timeline.own(cdr, depth(cdr, &by_id));
-        }
+    for cdr in known.values() {
+        timeline.own(cdr, depth(cdr, &known));
     }
-    let mut unwritten: HashSet<String> = HashSet::new();
-    for cdr in cdrs {
-        for leg in cdr.unwritten() {
-            if !by_id.contains_key(&*leg.id) && unwritten.insert(leg.id.clone()) {
-                timeline.noted(cdr, &leg, depth(cdr, &by_id) + 1);
-            }
-        }
+    for leg in unwritten(&known).values() {
+        timeline.noted(leg);
     }
     timeline.entries.sort_by_key(|(when, _)| *when);
     timeline.entries.into_iter().map(|(when, event)| (UnixMillis(when.at / 1000), event)).collect()
 }
 
+/// The legs that began by themselves, and those that they caused. Of two files of one leg the last counts.
+fn rooted(cdrs: &[Cdr]) -> BTreeMap<&str, &Cdr> {
+    let mut waiting: BTreeMap<&str, &Cdr> = cdrs.iter().map(|cdr| (cdr.id(), cdr)).collect();
+    let mut known: BTreeMap<&str, &Cdr> = BTreeMap::new();
+    let mut named: HashSet<&str> = HashSet::new();
+    for _ in 0..HOPS_MAX {
+        let is_next = |cdr: &Cdr| {
+            let mut ties = cdr.ties().peekable();
+            ties.peek().is_none() || ties.any(|tie| named.contains(tie))
+        };
+        let next: Vec<&str> = waiting.iter().filter(|(_, cdr)| is_next(cdr)).map(|(id, _)| *id).collect();
+        if next.is_empty() {
+            break;
+        }
+        for cdr in next.into_iter().filter_map(|id| waiting.remove(id)) {
+            named.insert(cdr.id());
+            // A loopback's far half is caused by the near one, which may have no file.
+            named.extend(cdr.dialled());
+            known.insert(cdr.id(), cdr);
+        }
+    }
+    known
+}
+
+/// The legs that have no file, as those that dialled them know them.
+fn unwritten<'a>(known: &BTreeMap<&'a str, &'a Cdr>) -> BTreeMap<&'a str, Unwritten<'a>> {
+    let mut legs: BTreeMap<&str, Unwritten<'_>> = BTreeMap::new();
+    let by_any = known.values().flat_map(|cdr| {
+        let dialled: HashSet<&str> = cdr.dialled().collect();
+        let noted =
+            cdr.stays.iter().flat_map(|stay| stay.originatees.iter().rev().map(move |leg| (stay, leg)));
+        noted.map(move |(stay, leg)| (dialled.contains(leg.id.as_str()), *cdr, stay, leg))
+    });
+    // Whoever was picked up, or talked to after a transfer, is noted in the stay too. Who of them was dialled by
+    // somebody else shows in their channel; who came by themselves is not known from here.
+    let mut by_any: Vec<_> = by_any.filter(|(own, _, _, leg)| *own || leg.was_dialled()).collect();
+    by_any.sort_by_key(|(own, ..)| !own);
+    for (_, cdr, stay, profile) in by_any {
+        if !known.contains_key(profile.id.as_str()) {
+            let nth = legs.len();
+            legs.entry(&profile.id).or_insert(Unwritten {
+                by: cdr,
+                profile,
+                depth: depth(cdr, known) + 1,
+                nth,
+                from: stay.entered.max(cdr.begun),
+                joined: None,
+                until: cdr.ended,
+                last_with: None,
+                twin: None,
+            });
+        }
+    }
+    for cdr in known.values() {
+        if let Some(leg) = cdr.variable("other_loopback_leg_uuid").and_then(|twin| legs.get_mut(twin)) {
+            leg.twin = Some(cdr.id());
+        }
+    }
+    // Who was transferred talks on with somebody else's leg.
+    for cdr in known.values() {
+        let bridges = cdr.bridges();
+        for (nth, (at, peer)) in bridges.iter().enumerate() {
+            let Some(leg) = legs.get_mut(peer) else { continue };
+            let parted = bridges.get(nth + 1).map(|(next, _)| *next);
+            let until = parted.unwrap_or(cdr.ended);
+            if leg.joined.is_none() || until > leg.until {
+                leg.until = until;
+                leg.last_with = Some(*cdr).filter(|_| parted.is_none());
+            }
+            leg.joined = Some(leg.joined.map_or(*at, |first| first.min(*at)));
+        }
+    }
+    legs
+}
+
 /// How many legs caused this one, one after the other: a cause comes before what it causes, also at the same moment.
-fn depth(cdr: &Cdr, by_id: &HashMap<&str, &Cdr>) -> usize {
+fn depth(cdr: &Cdr, by_id: &BTreeMap<&str, &Cdr>) -> usize {
     let (mut cdr, mut depth) = (cdr, 0);
     while depth < HOPS_MAX
-        && let Some(cause) = cdr.ties().find_map(|tie| by_id.get(tie))
+        && let Some(cause) = cdr.ties().find_map(|tie| by_id.get(tie).copied())
     {
         cdr = cause;
         depth += 1;
@@ -105,6 +174,7 @@ struct When {
     at: Micros,
     step: Step,
     depth: usize,
+    nth: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,24 +191,60 @@ struct Timeline {
     entries: Vec<(When, Event)>,
 }
 
-/// A leg without a file, as its cause knows it.
-struct Unwritten {
-    id: String,
-    profile: Profile,
+/// A leg without a file.
+struct Unwritten<'a> {
+    by: &'a Cdr,
+    profile: &'a Profile,
+    depth: usize,
+    /// Its place among all those without a file: what a leg dialled one after the other is not timed.
+    nth: usize,
     from: Micros,
-    /// When it was joined with its cause, if it was.
+    /// When it was first joined with a leg that has a file.
     joined: Option<Micros>,
     until: Micros,
-    cause: String,
+    /// The leg that it was joined with to the end.
+    last_with: Option<&'a Cdr>,
+    /// The other half of a loopback, which has a file: FreeSWITCH takes it for a caller.
+    twin: Option<&'a str>,
+}
+
+impl Unwritten<'_> {
+    /// What it failed with.
+    fn failed(&self) -> Option<&str> {
+        self.by
+            .causes()
+            .find(|(id, _)| *id == self.profile.id)
+            .map(|(_, cause)| cause)
+            .filter(|c| *c != WENT_WELL)
+    }
+
+    fn cause(&self) -> &str {
+        let at_the_end = || {
+            let with = self.last_with?;
+            with.variable("bridge_hangup_cause").or(with.variable("hangup_cause"))
+        };
+        self.failed().or_else(at_the_end).unwrap_or("NORMAL_CLEARING")
+    }
+
+    /// The application that a loopback was called to run instead of the dialplan (`loopback/app=voicemail:…`).
+    fn application(&self) -> Option<&str> {
+        let dialled = &self.profile.dialled;
+        let called = format!("loopback/app={dialled}:");
+        let is_called = |arguments: &str| arguments.contains(&called);
+        let by = self.by.applications.iter().map(|a| a.arguments.as_str());
+        let is_one = by.chain(self.by.variable("current_application_data")).any(is_called);
+        Some(dialled.as_str()).filter(|_| is_one && self.profile.channel.starts_with("loopback/"))
+    }
 }
 
 impl Timeline {
-    fn add(&mut self, at: Micros, step: Step, depth: usize, headers: Headers) {
-        self.entries.push((When { at, step, depth }, headers.event()));
+    fn add(&mut self, at: Micros, step: Step, (depth, nth): (usize, usize), headers: Headers) {
+        self.entries.push((When { at, step, depth, nth }, headers.event()));
     }
 
     fn own(&mut self, cdr: &Cdr, depth: usize) {
-        self.add(cdr.begun, Step::Created, depth, cdr.creation());
+        let rank = (depth, 0);
+        self.add(cdr.begun, Step::Created, rank, cdr.creation());
         if let Some(answered) = cdr.answered {
             let mut headers = Headers::of("CHANNEL_ANSWER", cdr.id(), &cdr.core);
             headers.set("Answer-State", "answered");
@@ -146,13 +252,13 @@ impl Timeline {
                 headers.set("variable_current_application", &running.name);
                 headers.set("variable_current_application_data", &running.arguments);
             }
-            self.add(answered, Step::Answered, depth, headers);
+            self.add(answered, Step::Answered, rank, headers);
         }
         for (at, peer) in cdr.bridges() {
             let mut headers = Headers::of("CHANNEL_BRIDGE", cdr.id(), &cdr.core);
             headers.set("Bridge-A-Unique-ID", cdr.id());
             headers.set("Bridge-B-Unique-ID", peer);
-            self.add(at, Step::Joined, depth, headers);
+            self.add(at, Step::Joined, rank, headers);
         }
         for application in cdr.applications.iter().filter(|a| a.name == "conference" && a.at > 0) {
             let room = application.arguments.split(['@', '+']).next().unwrap_or_default();
@@ -160,14 +266,16 @@ impl Timeline {
             headers.set("Event-Subclass", "conference::maintenance");
             headers.set("Action", "add-member");
             headers.set("Conference-Name", cdr.variable("conference_name").unwrap_or(room));
-            self.add(application.at.max(cdr.answered.unwrap_or_default()), Step::Joined, depth, headers);
+            self.add(application.at.max(cdr.answered.unwrap_or_default()), Step::Joined, rank, headers);
         }
         let step = if depth == 0 { Step::CallerEnded } else { Step::Ended };
-        self.add(cdr.ended, step, depth, cdr.end());
+        self.add(cdr.ended, step, rank, cdr.end());
     }
 
-    fn noted(&mut self, cause: &Cdr, leg: &Unwritten, depth: usize) {
-        let mut headers = Headers::of("CHANNEL_CREATE", &leg.id, &cause.core);
+    fn noted(&mut self, leg: &Unwritten<'_>) {
+        let (id, core) = (&leg.profile.id, &leg.by.core);
+        let rank = (leg.depth, leg.nth);
+        let mut headers = Headers::of("CHANNEL_CREATE", id, core);
         headers.set("Call-Direction", "outbound");
         headers.set("Channel-Name", &leg.profile.channel);
         headers.set("Caller-Context", &leg.profile.context);
@@ -175,16 +283,18 @@ impl Timeline {
         headers.set("Caller-Destination-Number", &leg.profile.dialled);
         headers.set("Caller-Channel-Created-Time", &leg.from.to_string());
         headers.set("Other-Type", "originator");
-        headers.set("Other-Leg-Unique-ID", cause.id());
-        self.add(leg.from, Step::Created, depth, headers);
-        if let Some(at) = leg.joined {
-            let mut headers = Headers::of("CHANNEL_ANSWER", &leg.id, &cause.core);
+        headers.set("Other-Leg-Unique-ID", leg.by.id());
+        headers.set("variable_loopback_app", leg.application().unwrap_or_default());
+        headers.set("variable_other_loopback_leg_uuid", leg.twin.unwrap_or_default());
+        self.add(leg.from, Step::Created, rank, headers);
+        if let Some(at) = leg.joined.filter(|_| leg.failed().is_none()) {
+            let mut headers = Headers::of("CHANNEL_ANSWER", id, core);
             headers.set("Answer-State", "answered");
-            self.add(at, Step::Answered, depth, headers);
+            self.add(at, Step::Answered, rank, headers);
         }
-        let mut headers = Headers::of("CHANNEL_HANGUP_COMPLETE", &leg.id, &cause.core);
-        headers.set("Hangup-Cause", &leg.cause);
-        self.add(leg.until, Step::Ended, depth, headers);
+        let mut headers = Headers::of("CHANNEL_HANGUP_COMPLETE", id, core);
+        headers.set("Hangup-Cause", leg.cause());
+        self.add(leg.until, Step::Ended, rank, headers);
     }
 }
 
@@ -196,7 +306,9 @@ impl Cdr {
         headers.set("Answer-State", "ringing");
         headers.set("Channel-Name", &first.own.channel);
         headers.set("Caller-Context", &first.own.context);
-        headers.set("Caller-Caller-ID-Number", &first.own.caller);
+        // A bridge swaps caller and callee of a leg that was dialled.
+        let presented = Some(&first.own.ani).filter(|ani| self.outbound && !ani.is_empty());
+        headers.set("Caller-Caller-ID-Number", presented.unwrap_or(&first.own.caller));
         headers.set("Caller-Destination-Number", &first.own.dialled);
         headers.set("Caller-Channel-Created-Time", &self.begun.to_string());
         headers.set("Channel-Presence-ID", self.variable("presence_id").unwrap_or_default());
@@ -248,52 +360,30 @@ impl Cdr {
 
     /// Whom a leg was joined with in a stay that was not its last: who did not fail, else who called it.
     fn peer_in<'a>(&'a self, stay: &'a Stay) -> Option<&'a str> {
-        let causes = self.causes();
+        let causes: HashMap<&str, &str> = self.causes().collect();
         let called = stay.originatees.iter().map(|profile| profile.id.as_str());
         let mut called = called.filter(|id| causes.get(id).is_none_or(|cause| *cause == WENT_WELL));
         called.next().or(stay.originator.as_ref().map(|profile| profile.id.as_str()))
     }
 
     /// What became of the legs that this one dialled: [`WENT_WELL`], or a hangup cause.
-    fn causes(&self) -> HashMap<&str, &str> {
+    fn causes(&self) -> impl Iterator<Item = (&str, &str)> {
         let causes = self.variable("originate_causes").into_iter().flat_map(array);
-        causes.filter_map(|entry| entry.split_once(';')).collect()
+        causes.filter_map(|entry| entry.split_once(';'))
     }
 
-    /// The legs that this one dialled, oldest first.
-    fn unwritten(&self) -> Vec<Unwritten> {
-        let causes = self.causes();
-        let bridges = self.bridges();
-        let mut found: Vec<Unwritten> = Vec::new();
-        let stays = self.stays.iter().flat_map(|stay| {
-            stay.originatees.iter().rev().filter(|profile| !profile.id.is_empty()).map(move |p| (stay, p))
-        });
-        for (stay, profile) in stays {
-            if found.iter().any(|leg| leg.id == profile.id) {
-                continue;
-            }
-            let joined = bridges.iter().position(|(_, peer)| *peer == profile.id);
-            let failed = causes.get(profile.id.as_str()).filter(|cause| **cause != WENT_WELL);
-            let talked_to_the_end = joined.is_some_and(|at| at + 1 == bridges.len());
-            let cause = match failed {
-                Some(cause) => cause,
-                None if talked_to_the_end => {
-                    let of_bridge = self.variable("bridge_hangup_cause");
-                    of_bridge.or(self.variable("hangup_cause")).unwrap_or_default()
-                }
-                None => "NORMAL_CLEARING",
-            };
-            let next = joined.and_then(|at| bridges.get(at + 1)).map(|(at, _)| *at);
-            found.push(Unwritten {
-                id: profile.id.clone(),
-                profile: profile.clone(),
-                from: stay.entered.max(self.begun),
-                joined: joined.map(|at| bridges[at].0).filter(|_| failed.is_none()),
-                until: next.unwrap_or(self.ended),
-                cause: cause.to_owned(),
-            });
-        }
-        found
+    /// The legs that this one dialled.
+    fn dialled(&self) -> impl Iterator<Item = &str> {
+        let legs = self.variable("originated_legs").into_iter().flat_map(array);
+        legs.map(|leg| leg.split(';').next().unwrap_or_default()).filter(|id| !id.is_empty())
+    }
+}
+
+impl Profile {
+    /// A channel is named after who called, or after what was dialled.
+    fn was_dialled(&self) -> bool {
+        let called = self.channel.rsplit('/').next().unwrap_or_default();
+        !self.dialled.is_empty() && user_part(called) == user_part(&self.dialled)
     }
 }
 
