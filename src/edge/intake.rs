@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+use super::backfill::{self, Hearing};
 use super::clock;
 use super::drain::Order;
 use super::listener::{Ask, DUMP, Heard, What, not_answered};
@@ -44,6 +45,10 @@ pub struct Switch {
     pub handled: u64,
     /// Where to ask for legs.
     pub wanted: mpsc::Sender<Ask>,
+    /// When it was heard, for a backfill.
+    pub hearing: Hearing,
+    /// What a backfill found, to be accepted with the next commit.
+    pub missed: Vec<News>,
 }
 
 /// What status shows of the calls.
@@ -101,6 +106,9 @@ pub fn restore(store: &Store, switches: &mut [Switch], shelf: &Shelf) -> Result<
             stories::lock(shelf).found(call);
             continue;
         }
+        if backfill::is_mark(&key) {
+            continue;
+        }
         let family = state::decode(&key, &value);
         match family.map(|(switch, family)| (by_name.get(&switch).copied(), family)) {
             Ok((Some(at), (key, legs, calls))) => switches[at].tracker.restore(key, legs, calls),
@@ -154,6 +162,9 @@ pub async fn run(
             handle(&mut switches[at], &mut resyncs[at], message);
         }
         commit(&store, &mut switches, &drains, bound, &board, &shelf).await?;
+        for (switch, resync) in switches.iter_mut().zip(&resyncs) {
+            switch.hearing.on_disk(resync.under_way);
+        }
     }
 }
 
@@ -174,6 +185,7 @@ struct Resync {
 }
 
 fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
+    switch.hearing.note(&heard);
     match heard.what {
         What::Event(event) => {
             resync.held.push((heard.at, event));
@@ -207,6 +219,13 @@ fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
             }
         }
         What::Synced => resync.finish(switch),
+        // What was told of them meanwhile is perhaps not in the store yet.
+        What::Missed(calls) => switch.missed.extend(
+            calls
+                .into_iter()
+                .filter(|call| call.iter().all(|news| !switch.tracker.has_told(&news.event.call_id)))
+                .flatten(),
+        ),
     }
 }
 
@@ -307,6 +326,8 @@ async fn commit(
                 }
             }
         }
+        let missed = std::mem::take(&mut switch.missed);
+        accepting.events.extend(missed.into_iter().map(|news| pending(switch, news)));
         while let Some((family, value)) = switch.tracker.poll_changed() {
             if value.is_none() {
                 stories::lock(shelf).forget(at, family);

@@ -8,6 +8,7 @@
 //! Each task drives a pure state machine and decides nothing itself. The queues between them are bounded.
 
 pub mod answers;
+pub mod backfill;
 pub mod clock;
 pub mod control;
 pub mod drain;
