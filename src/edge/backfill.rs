@@ -142,6 +142,8 @@ pub struct BackfillState {
     pub dir: PathBuf,
     /// A gap is being told.
     pub busy: bool,
+    /// How often the folder was looked at.
+    pub looks: u64,
     /// Gaps that were told to their end.
     pub gaps: u64,
     /// Files read.
@@ -272,6 +274,7 @@ impl Backfill {
         job.looks += 1;
         let is_last = job.looks >= LOOKS.len();
         self.read(job, stop).await;
+        self.state.send_modify(|state| state.looks += 1);
         let now = clock::now();
         let calls = self.calls_of(job, if is_last { None } else { Some(now) }).await?;
         let mut waiting = 0;
@@ -293,11 +296,11 @@ impl Backfill {
             self.finished(job, waiting);
             return Ok(true);
         }
-        let next = LOOKS.get(job.looks).map(|wait| job.begun.after(*wait));
-        job.due = next.unwrap_or(match job.looks - LOOKS.len() {
-            0 => now.after(LOOKS[1]),
-            _ => now.after(AGAIN),
-        });
+        job.due = match LOOKS.get(job.looks) {
+            Some(wait) => job.begun.after(*wait),
+            None if job.looks == LOOKS.len() => now.after(LOOKS[1]),
+            None => now.after(AGAIN),
+        };
         Ok(false)
     }
 

@@ -176,7 +176,35 @@ fn encoded(value: &str) -> String {
 }
 
 impl Record {
-    /// When the leg was created, answered and hung up, in microseconds.
+    /// The same leg earlier or later, by microseconds.
+    pub(crate) fn moved(mut self, by: i64) -> Self {
+        // What is shorter than this is a duration, or never.
+        let shift = |text: &mut String| {
+            if let Some(at) = text.parse::<u64>().ok().filter(|at| *at > 1_000_000_000_000_000) {
+                *text = at.saturating_add_signed(by).to_string();
+            }
+        };
+        self.stays.iter_mut().flat_map(|stay| &mut stay.times).for_each(|(_, at)| shift(at));
+        let moments = self.variables.iter_mut().filter(|(name, _)| name.ends_with("_uepoch"));
+        moments.for_each(|(_, at)| shift(at));
+        for (_, _, at) in &mut self.applications {
+            *at = at.saturating_add_signed(by);
+        }
+        self
+    }
+
+    /// The same leg, begun so much earlier.
+    pub(crate) fn longer(mut self, by: std::time::Duration) -> Self {
+        let by = u64::try_from(by.as_micros()).unwrap();
+        for (name, at) in self.stays.iter_mut().flat_map(|stay| &mut stay.times) {
+            if ["created_time", "profile_created_time"].contains(name) {
+                *at = (at.parse::<u64>().unwrap() - by).to_string();
+            }
+        }
+        self
+    }
+
+    /// When the leg was hung up, in microseconds.
     pub(crate) fn ended(&self) -> u64 {
         self.stays[0].times.iter().find(|(name, _)| *name == "hangup_time").unwrap().1.parse().unwrap()
     }
