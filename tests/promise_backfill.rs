@@ -19,6 +19,7 @@ use freeswitch_zammad::config::Config;
 use freeswitch_zammad::daemon::Daemon;
 use freeswitch_zammad::edge::backfill::{Hearing, Noted};
 use freeswitch_zammad::edge::clock;
+use freeswitch_zammad::edge::control::{self, Request};
 use freeswitch_zammad::edge::listener::{Heard, What};
 use freeswitch_zammad::sim::recording::Recording;
 use freeswitch_zammad::sim::zammad::{Row, Seen};
@@ -56,6 +57,12 @@ mod invariants {
         for call in &unheard {
             compare(&road, &seen, call);
         }
+        until("all was looked at", || daemon.live().backfills[0].1.borrow().looks > 0).await;
+        let status = control::ask(&config(&road).state_dir, &Request::Status).await.unwrap().unwrap();
+        let backfill = &status[0]["backfills"][0];
+        let files: usize = unheard.iter().map(|call| call.records.len()).sum();
+        assert_eq!((&backfill["files"], &backfill["calls"]), (&files.into(), &calls.into()), "{backfill}");
+        assert_eq!((&backfill["busy"], &backfill["switch"]), (&true.into(), &"main".into()), "{backfill}");
         let rows = road.zammad.log();
         assert_eq!(rows.len(), calls + 1);
         let want = &common::expected("captures")["in_answered_caller_hangs_up"];
@@ -88,7 +95,7 @@ mod invariants {
         // Told live.
         let bytes = common::recording("captures", "in_answered_callee_hangs_up");
         let live = renamed(&road.switch, &bytes, "live");
-        road.play(&live).await;
+        road.play(&live.only(&["CHANNEL_CREATE", "CHANNEL_HANGUP_COMPLETE"])).await;
         road.all_ended(1).await;
         drained(first.store()).await;
         first.stop().await.unwrap();
@@ -96,6 +103,8 @@ mod invariants {
         for record in record::records(&live) {
             write(&road, &ended(record, ENDED_AGO), true);
         }
+        // Told live without its answer, which was not heard: it is over, and stays as it is.
+        assert!(!road.zammad.requests().iter().any(|s| s.event.as_deref() == Some("answer")));
         // Begun and over before, and begun before.
         let long_ago = renamed(&road.switch, &common::recording("captures", "in_caller_cancels"), "old");
         for record in record::records(&long_ago) {
@@ -118,6 +127,32 @@ mod invariants {
         assert_eq!(rows.len(), 2, "{rows:#?}");
         assert_eq!(rows_of(&rows, &unheard).len(), 1);
         assert_eq!(rows_of(&rows, &live).len(), 1);
+        assert!(!road.zammad.requests().iter().any(|s| s.event.as_deref() == Some("answer")));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_call_that_is_just_over_is_told_when_its_other_files_had_time_to_appear() {
+        let road = Road::new();
+        heard_before(&road, HEARD_AGO).await;
+        let mut call = unheard(|name| name == "cc_answered").remove(0);
+        call.records = call.records.into_iter().map(|r| r.moved(micros_of(ENDED_AGO) - 9_000_000)).collect();
+        // The caller's file comes first; who answered them stands in the agent's.
+        let (agents, callers): (Vec<&Record>, Vec<&Record>) = call.records.iter().partition(|r| r.is_b_leg);
+        assert!(!agents.is_empty());
+        for record in callers {
+            write(&road, &record.without_others(), true);
+        }
+        let daemon = start(&road).await;
+        let looks = || daemon.live().backfills[0].1.borrow().looks;
+        until("the folder was read once", || looks() > 0).await;
+        assert_eq!(looks(), 1);
+        for record in agents {
+            write(&road, record, true);
+        }
+        road.all_ended(1).await;
+        drained(daemon.store()).await;
+        daemon.stop().await.unwrap();
+        assert!(road.zammad.requests().iter().any(|s| s.event.as_deref() == Some("answer")));
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -23,7 +23,7 @@ use tracing::{debug, info, warn};
 
 use super::clock;
 use super::listener::{Heard, What};
-use crate::call::cdr::{self, Cdr, Unreadable};
+use crate::call::cdr::{self, Cdr};
 use crate::call::tracker::{News, Settings as Calls};
 use crate::esl::event::Name;
 use crate::store::{Accepting, StateChange, Store, StoreError};
@@ -148,7 +148,7 @@ pub struct BackfillState {
     pub gaps: u64,
     /// Files read.
     pub files: u64,
-    /// Calls told.
+    /// Calls handed on to be told.
     pub calls: u64,
     /// Files that could not be read, and were skipped.
     pub skipped: u64,
@@ -273,8 +273,8 @@ impl Backfill {
     async fn look(&self, job: &mut Job, stop: &CancellationToken) -> Result<bool, StoreError> {
         job.looks += 1;
         let is_last = job.looks >= LOOKS.len();
+        let (files, told, left_out) = (job.legs.len(), job.told.len(), job.left_out);
         self.read(job, stop).await;
-        self.state.send_modify(|state| state.looks += 1);
         let now = clock::now();
         let calls = self.calls_of(job, if is_last { None } else { Some(now) }).await?;
         let mut waiting = 0;
@@ -288,6 +288,12 @@ impl Backfill {
                 () = stop.cancelled() => return Ok(false),
             }
         }
+        self.state.send_modify(|state| {
+            state.looks += 1;
+            state.files += (job.legs.len() - files) as u64;
+            state.calls += (job.told.len() - told) as u64;
+            state.left_out += job.left_out - left_out;
+        });
         if stop.is_cancelled() {
             return Ok(false);
         }
@@ -306,15 +312,12 @@ impl Backfill {
 
     fn finished(&self, job: &Job, untold: usize) {
         let calls = job.told.len().saturating_sub(untold);
-        let files = job.read.len();
+        let files = job.legs.len();
         let skipped = job.failed.len();
         self.state.send_modify(|state| {
             state.busy = false;
             state.gaps += 1;
-            state.files += files as u64;
-            state.calls += calls as u64;
             state.skipped += skipped as u64;
-            state.left_out += job.left_out;
             if let Some((path, why)) = job.failed.iter().next() {
                 state.why = Some(format!("{}: {why}", path.display()));
             }
@@ -446,6 +449,17 @@ impl Job {
     }
 }
 
+/// Every record in a folder and below, oldest first. Blocks.
+///
+/// # Errors
+/// If the folder itself cannot be read.
+pub fn records_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    list(dir, UnixMillis::default(), DEPTH_MAX, &HashSet::new(), &mut found)?;
+    found.sort_unstable();
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
 /// The records in a folder that were written since a moment, with when they were.
 fn list(
     dir: &Path,
@@ -471,19 +485,25 @@ fn list(
     Ok(())
 }
 
-fn is_record(path: &Path) -> bool {
+/// Whether a file is named as one of the modules names its own.
+#[must_use]
+pub fn is_record(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     name.ends_with(".cdr.json") || name.ends_with(".cdr.xml")
 }
 
-fn read_file(path: &Path) -> Result<Cdr, String> {
+/// Reads a record. Blocks.
+///
+/// # Errors
+/// One sentence on why it is none.
+pub fn read_file(path: &Path) -> Result<Cdr, String> {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|why| why.to_string())?;
     file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(|why| why.to_string())?;
     if bytes.len() as u64 > FILE_MAX {
         return Err(format!("it is larger than {FILE_MAX} bytes"));
     }
-    cdr::read(&bytes).map_err(|why: Unreadable| why.to_string())
+    cdr::read(&bytes).map_err(|why| why.to_string())
 }
 
 fn millis(duration: Duration) -> u64 {

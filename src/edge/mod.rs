@@ -5,6 +5,8 @@
 //!                                control: answers questions about all of them
 //! ```
 //!
+//! Beside them one backfill per switch that keeps records: what was missed goes from its files into the intake.
+//!
 //! Each task drives a pure state machine and decides nothing itself. The queues between them are bounded.
 
 pub mod answers;

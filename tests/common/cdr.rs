@@ -204,6 +204,13 @@ impl Record {
         self
     }
 
+    /// The same leg as it would be if it said nothing of those that it was joined with.
+    pub(crate) fn without_others(&self) -> Self {
+        let mut record = self.clone();
+        record.stays.iter_mut().for_each(|stay| stay.originatees.clear());
+        record
+    }
+
     /// When the leg was hung up, in microseconds.
     pub(crate) fn ended(&self) -> u64 {
         self.stays[0].times.iter().find(|(name, _)| *name == "hangup_time").unwrap().1.parse().unwrap()
