@@ -86,6 +86,14 @@ mod known_errors {
     }
 
     #[test]
+    fn an_id_that_no_store_would_take_is_refused() {
+        let record = answered();
+        let long = record.id.repeat(40);
+        let json = record.json(true).replace(&record.id, &long);
+        assert_eq!(cdr::read(json.as_bytes()), Err(Unreadable::Foreign("uuid")));
+    }
+
+    #[test]
     fn nesting_without_end_is_refused() {
         let deep = 1_000_000;
         for text in ["[".repeat(deep), r#"{"a":"#.repeat(deep), "<a>".repeat(deep)] {

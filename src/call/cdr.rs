@@ -44,6 +44,8 @@ use crate::time::UnixMillis;
 /// Most times that a leg enters the dialplan, legs it causes, and applications of it, each: a loop in a dialplan
 /// makes thousands.
 const PARTS_MAX: usize = 1000;
+/// Longest Unique-ID, in bytes; applications choose them now and then.
+const ID_MAX: usize = 255;
 /// Most ties that are followed from leg to leg. Forwards run over three.
 const HOPS_MAX: usize = 16;
 
@@ -157,7 +159,7 @@ impl Cdr {
             return Err(Unreadable::Foreign("when it began and ended"));
         }
         let id = variables.get("uuid").filter(|id| !id.is_empty()).unwrap_or(&first.own.id).clone();
-        if id.is_empty() {
+        if id.is_empty() || id.len() > ID_MAX {
             return Err(Unreadable::Foreign("uuid"));
         }
         let direction = file.first("channel_data").and_then(|node| node.text("direction"));
@@ -254,7 +256,7 @@ impl Profile {
     fn new(node: &Node) -> Self {
         let text = |name: &str| node.text(name).unwrap_or_default().to_owned();
         Self {
-            id: text("uuid"),
+            id: Some(text("uuid")).filter(|id| id.len() <= ID_MAX).unwrap_or_default(),
             caller: text("caller_id_number"),
             ani: text("ani"),
             dialled: text("destination_number"),

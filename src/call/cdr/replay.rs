@@ -20,19 +20,9 @@ use crate::time::UnixMillis;
 /// What an event's value is encoded for.
 const VALUE: &AsciiSet = &CONTROLS.add(b'%');
 
-/// Variables that are written after a leg's creation, by the bridge or by an application, and would be taken for marks
-/// of it. On legs of the other direction none of them stands, or it keeps.
-const LATER_ON_CALLERS: [&str; 5] =
-    ["dialed_user", "dialed_domain", "dialed_extension", "cc_queue", "sip_hangup_disposition"];
-/// What is only true at the end.
-const AT_THE_END: [&str; 6] = [
-    "current_application",
-    "current_application_data",
-    "originate_disposition",
-    "endpoint_disposition",
-    "send_to_voicemail",
-    "bridge_to",
-];
+/// Variables that dialling writes on the leg that dials, or a queue on its caller: they would be taken for marks of
+/// the leg's creation.
+const LATER: [&str; 4] = ["dialed_user", "dialed_domain", "dialed_extension", "cc_queue"];
 
 /// What Zammad would have learnt, call by call; a call is told whole, from its newCall to its hangup. `cdrs` are
 /// all that is known of them, in any order.
@@ -116,7 +106,8 @@ fn unwritten<'a>(known: &BTreeMap<&'a str, &'a Cdr>) -> BTreeMap<&'a str, Unwrit
     });
     // Whoever was picked up, or talked to after a transfer, is noted in the stay too. Who of them was dialled by
     // somebody else shows in their channel; who came by themselves is not known from here.
-    let mut by_any: Vec<_> = by_any.filter(|(own, _, _, leg)| *own || leg.was_dialled()).collect();
+    let mut by_any: Vec<_> =
+        by_any.filter(|(own, _, _, leg)| *own || !leg.id.is_empty() && leg.was_dialled()).collect();
     by_any.sort_by_key(|(own, ..)| !own);
     for (_, cdr, stay, profile) in by_any {
         if !known.contains_key(profile.id.as_str()) {
@@ -287,7 +278,7 @@ impl Timeline {
         headers.set("variable_loopback_app", leg.application().unwrap_or_default());
         headers.set("variable_other_loopback_leg_uuid", leg.twin.unwrap_or_default());
         self.add(leg.from, Step::Created, rank, headers);
-        if let Some(at) = leg.joined.filter(|_| leg.failed().is_none()) {
+        if let Some(at) = leg.joined {
             let mut headers = Headers::of("CHANNEL_ANSWER", id, core);
             headers.set("Answer-State", "answered");
             self.add(at, Step::Answered, rank, headers);
@@ -318,8 +309,7 @@ impl Cdr {
         }
         // A leg that has dialled by itself carries who it dialled last; who it is shows in its presence.
         let has_dialled = !self.outbound || self.variable("originated_legs").is_some();
-        let later: &[&str] = if has_dialled { &LATER_ON_CALLERS } else { &[] };
-        self.add_variables(&mut headers, |name| !AT_THE_END.contains(&name) && !later.contains(&name));
+        self.add_variables(&mut headers, |name| !(has_dialled && LATER.contains(&name)));
         headers
     }
 
