@@ -15,11 +15,12 @@ use tracing::{error, info, warn};
 use crate::call::tracker::Tracker;
 use crate::config::{Config, SwitchConfig, ZammadConfig};
 use crate::cti::client::{Client, ClientError};
+use crate::edge::backfill::{self, Backfill, BackfillState, Hearing, Noted};
 use crate::edge::clock;
 use crate::edge::control::{self, Live};
 use crate::edge::drain::{self, Drain, DrainState};
 use crate::edge::intake::{self, Board, Bound, ToDrain};
-use crate::edge::listener::{self, Ask, LinkState};
+use crate::edge::listener::{self, Ask, Heard, LinkState};
 use crate::edge::stories::Shelf;
 use crate::esl::session::{Fault, Login};
 use crate::queue::breaker::Link;
@@ -99,6 +100,7 @@ impl Daemon {
             started: clock::now(),
             switches: vec![],
             zammads: vec![],
+            backfills: vec![],
             board: board.clone(),
             shelf: shelf.clone(),
         };
@@ -126,7 +128,13 @@ impl Daemon {
         for (at, (switch, (wanted, asked))) in config.switches.iter().zip(channels).enumerate() {
             let (state, shown) = watch::channel(LinkState::new(clock::now()));
             live.switches.push((switch.name.to_string(), switch.address.to_string(), shown));
-            switches.push(intake_switch(&config, switch, wanted));
+            let backfill = backfill_of(&config, switch, at, &store, &heard);
+            let hearing = backfill.map(|(backfill, noted, shown)| {
+                live.backfills.push((switch.name.to_string(), shown));
+                listeners.spawn(backfill.run(hear.clone()));
+                noted
+            });
+            switches.push(intake_switch(&config, switch, wanted, Hearing::new(hearing)));
             let job = listener::run(link(switch), at, heard.clone(), asked, state, hear.clone());
             let (fail, name) = (fail.clone(), switch.name.to_string());
             listeners.spawn(async move {
@@ -239,13 +247,44 @@ pub fn link(switch: &SwitchConfig) -> listener::Settings {
     }
 }
 
-fn intake_switch(config: &Config, switch: &SwitchConfig, wanted: mpsc::Sender<Ask>) -> intake::Switch {
+/// The backfill of a switch that has one, where the intake tells it, and what status shows of it.
+fn backfill_of(
+    config: &Config,
+    switch: &SwitchConfig,
+    at: usize,
+    store: &Store,
+    intake: &mpsc::Sender<Heard>,
+) -> Option<(Backfill, mpsc::Sender<Noted>, watch::Receiver<BackfillState>)> {
+    let dir = switch.cdr_dir.clone()?;
+    let (tell, noted) = mpsc::channel(backfill::QUEUE);
+    let (state, shown) = watch::channel(BackfillState::default());
+    let backfill = Backfill {
+        name: switch.name.to_string(),
+        switch: at,
+        dir,
+        calls: Arc::new(config.calls_of(switch)),
+        store: store.clone(),
+        noted,
+        intake: intake.clone(),
+        state,
+    };
+    Some((backfill, tell, shown))
+}
+
+fn intake_switch(
+    config: &Config,
+    switch: &SwitchConfig,
+    wanted: mpsc::Sender<Ask>,
+    hearing: Hearing,
+) -> intake::Switch {
     intake::Switch {
         name: switch.name.to_string(),
         zammad: switch.zammad.to_string(),
         handled: 0,
         tracker: explaining(Tracker::new(Arc::new(config.calls_of(switch)))),
         wanted,
+        hearing,
+        missed: vec![],
     }
 }
 

@@ -32,6 +32,8 @@ fn every_commented_key_can_be_uncommented() {
         assert_eq!(config.switches[0].password.expose(), "the-password-of-event_socket.conf.xml");
         assert_eq!((config.agents.len(), config.queues.len(), config.causes.len()), (1, 1, 1));
         assert_eq!(config.switches[0].rules.len(), 1);
+        assert_eq!(defaults.switches[0].cdr_dir, None);
+        assert_eq!(config.switches[0].cdr_dir.as_deref(), Some(Path::new("/var/log/freeswitch/json_cdr")));
         assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
 
         // What the example calls a default is the default.

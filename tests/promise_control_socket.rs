@@ -290,7 +290,7 @@ fn limits() -> Limits {
 
 fn live() -> Live {
     let (board, shelf) = (Default::default(), Default::default());
-    Live { started: clock::now(), switches: vec![], zammads: vec![], board, shelf }
+    Live { started: clock::now(), switches: vec![], zammads: vec![], backfills: vec![], board, shelf }
 }
 
 async fn status(dir: &Path) -> serde_json::Value {

@@ -8,6 +8,7 @@
 
 mod book;
 pub mod cause;
+pub mod cdr;
 mod connection;
 mod kin;
 pub mod leg;

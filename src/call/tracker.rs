@@ -205,6 +205,14 @@ impl Tracker {
         self.book.live().map(|(_, leg)| leg.id.as_str())
     }
 
+    /// Whether a call is going on, or was and its leg is still remembered.
+    #[must_use]
+    pub fn has_told(&self, call: &CallId) -> bool {
+        let of_leg = self.book.find(call.as_str()).and_then(|key| self.book.leg(key));
+        self.book.call(call).is_some()
+            || of_leg.is_some_and(|leg| leg.party_of.is_some() || leg.calls_inside.is_some())
+    }
+
     /// The family of a leg that is remembered.
     #[must_use]
     pub fn family_of(&self, leg: &str) -> Option<FamilyKey> {

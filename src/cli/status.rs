@@ -55,6 +55,22 @@ fn lines(all: &Value) -> Vec<String> {
             ));
         }
     }
+    for backfill in all["backfills"].as_array().into_iter().flatten() {
+        lines.push(format!(
+            "  unheard calls of {} from {}: {} told for {} gaps, {} files read, {} skipped, {} too many{}",
+            text(&backfill["switch"]),
+            text(&backfill["dir"]),
+            backfill["calls"],
+            backfill["gaps"],
+            backfill["files"],
+            backfill["skipped"],
+            backfill["left_out"],
+            if backfill["busy"] == true { "; at work" } else { "" }
+        ));
+        if let Some(reason) = backfill["reason"].as_str() {
+            lines.push(format!("    last in the way: {reason}"));
+        }
+    }
     for zammad in all["zammads"].as_array().into_iter().flatten() {
         let name = format!("zammad {} ({})", text(&zammad["name"]), text(&zammad["url"]));
         let paused = if zammad["paused"] == true { ", PAUSED by an operator" } else { "" };

@@ -1,4 +1,4 @@
-//! `trace`: a recorded event stream in, what would be posted for it out.
+//! `trace`: a recorded event stream in, or a switch's call detail records, what would be posted for it out.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -10,8 +10,10 @@ use clap::Args;
 use tokio_util::codec::Decoder;
 
 use super::{Common, Failure, print, say};
+use crate::call::cdr;
 use crate::call::tracker::{FAILOVER_MAX, Output, Settings, Tracker};
 use crate::config::Needs;
+use crate::edge::backfill;
 use crate::esl::event::Event;
 use crate::esl::frame::{FrameDecoder, Kind};
 use crate::time::UnixMillis;
@@ -21,8 +23,10 @@ const CHUNK: usize = 256 * 1024;
 
 #[derive(Args)]
 pub(super) struct Trace {
-    /// The recording: bytes as they came from the socket, plain format; `-` reads standard input
-    file: PathBuf,
+    /// The recording: bytes as they came from the socket, plain format; `-` reads standard input. Or call detail
+    /// records as mod_json_cdr and mod_xml_cdr write them (`*.cdr.json`, `*.cdr.xml`), and folders of them
+    #[arg(required = true)]
+    file: Vec<PathBuf>,
     /// Also say, on standard error, what every leg was taken for and why, and of every event why it is sent or not
     #[arg(long)]
     explain: bool,
@@ -31,11 +35,19 @@ pub(super) struct Trace {
 pub(super) fn run(trace: &Trace, common: &Common) -> Result<ExitCode, Failure> {
     let loaded = common.load(Needs::Calls)?;
     let settings = loaded.config.calls_of(&loaded.config.switches[0]);
-    let named = trace.file.display();
-    let mut input: Box<dyn Read> = if trace.file.as_os_str() == "-" {
+    if let Some(records) = records(&trace.file)? {
+        return from_records(settings, &records, trace.explain);
+    }
+    let [file] = &*trace.file else {
+        return Err(Failure::new(
+            "give one recording, or several call detail records (*.cdr.json, *.cdr.xml)",
+        ));
+    };
+    let named = file.display();
+    let mut input: Box<dyn Read> = if file.as_os_str() == "-" {
         Box::new(std::io::stdin().lock())
     } else {
-        let opened = std::fs::File::open(&trace.file);
+        let opened = std::fs::File::open(file);
         Box::new(
             opened
                 .map_err(|why| Failure::new(format!("{named}: {why}; name a recording that can be read")))?,
@@ -59,6 +71,45 @@ pub(super) fn run(trace: &Trace, common: &Common) -> Result<ExitCode, Failure> {
         ))),
         Ok(()) => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// The records among these files and in these folders; `None` if one of them is something else.
+fn records(named: &[PathBuf]) -> Result<Option<Vec<PathBuf>>, Failure> {
+    let mut records = Vec::new();
+    for path in named {
+        if path.is_dir() {
+            let found = backfill::records_in(path);
+            records.extend(found.map_err(|why| Failure::new(format!("{}: {why}", path.display())))?);
+        } else if backfill::is_record(path) {
+            records.push(path.clone());
+        } else {
+            return Ok(None);
+        }
+    }
+    Ok(Some(records))
+}
+
+fn from_records(settings: Settings, records: &[PathBuf], explain: bool) -> Result<ExitCode, Failure> {
+    let mut cdrs = Vec::new();
+    for path in records {
+        match backfill::read_file(path) {
+            Ok(cdr) => cdrs.push(cdr),
+            Err(why) => say(&format!("{}: {why}; it was skipped", path.display())),
+        }
+    }
+    if cdrs.is_empty() {
+        return Err(Failure::new(
+            "no call detail record there can be read; name files as mod_json_cdr and mod_xml_cdr write them",
+        ));
+    }
+    let mut story = Story::new(settings, explain);
+    for (at, event) in cdr::replay(&cdrs) {
+        story.now = at;
+        story.tracker.handle_event(&event, at);
+        story.tell();
+    }
+    story.finish();
+    Ok(ExitCode::SUCCESS)
 }
 
 struct Story {

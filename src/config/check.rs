@@ -262,6 +262,7 @@ fn switch(
         user: user?,
         zammad: zammad?,
         heartbeat_timeout: Duration::from_secs(timeout_s?),
+        cdr_dir: raw.cdr_dir.map(|given| given.value),
         rules: rules?,
     })
 }

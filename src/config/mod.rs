@@ -146,6 +146,9 @@ pub struct SwitchConfig {
     pub zammad: ZammadName,
     /// Silence that ends the connection. FreeSWITCH beats every 20 s.
     pub heartbeat_timeout: Duration,
+    /// Where its mod_json_cdr or mod_xml_cdr writes: calls of which nothing was heard are read there. Need not be there
+    /// yet.
+    pub cdr_dir: Option<PathBuf>,
     /// How to judge a leg before any built-in mark; the first that matches decides.
     pub rules: Vec<Rule>,
 }

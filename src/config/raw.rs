@@ -70,6 +70,7 @@ pub(super) struct RawSwitch {
     pub(super) user: Option<Given<String>>,
     pub(super) zammad: Option<Given<String>>,
     pub(super) heartbeat_timeout_s: Option<Given<i64>>,
+    pub(super) cdr_dir: Option<Given<PathBuf>>,
     pub(super) rules: Vec<RawRule>,
 }
 
@@ -155,6 +156,7 @@ impl RawSwitch {
             user: None,
             zammad: None,
             heartbeat_timeout_s: None,
+            cdr_dir: None,
             rules: Vec::new(),
         }
     }
@@ -200,6 +202,7 @@ fn switch(s: &mut Section<'_, '_>) -> RawSwitch {
         user: s.text("user"),
         zammad: s.text("zammad"),
         heartbeat_timeout_s: s.count("heartbeat_timeout_s"),
+        cdr_dir: s.path("cdr_dir"),
         rules: s.tables("rule", rule),
     }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::backfill::BackfillState;
 use super::clock;
 use super::control::{Kind, Live, Request, Selection};
 use super::drain::{DrainState, Order};
@@ -98,6 +99,8 @@ fn status(store: &Store, live: Option<&Live>) -> Value {
             .iter()
             .map(|(name, address, state)| switch(name, address, &state.borrow()))
             .collect();
+        status["backfills"] =
+            live.backfills.iter().map(|(name, state)| backfill(name, &state.borrow())).collect();
         status["zammads"] =
             live.zammads.iter().map(|(name, url, state, _)| zammad(name, url, &state.borrow())).collect();
     }
@@ -109,6 +112,14 @@ fn switch(name: &str, address: &str, state: &LinkState) -> Value {
         "name": name, "address": address, "listening": state.listening, "since": state.since.to_string(),
         "reason": state.why, "losses": state.losses, "events": state.events, "skipped": state.skipped,
         "waits_for_disk": state.waits,
+    })
+}
+
+fn backfill(name: &str, state: &BackfillState) -> Value {
+    json!({
+        "switch": name, "dir": state.dir.display().to_string(), "busy": state.busy, "gaps": state.gaps,
+        "files": state.files, "calls": state.calls, "skipped": state.skipped, "left_out": state.left_out,
+        "reason": state.why,
     })
 }
 

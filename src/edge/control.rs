@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::answers;
+use super::backfill::BackfillState;
 use super::drain::{DrainState, Order};
 use super::intake::Board;
 use super::listener::LinkState;
@@ -145,6 +146,8 @@ pub struct Live {
     pub switches: Vec<(String, String, watch::Receiver<LinkState>)>,
     /// Name, masked URL, state, orders.
     pub zammads: Vec<(String, String, watch::Receiver<DrainState>, mpsc::Sender<Order>)>,
+    /// What was read of calls that nobody heard, by the switch's name; only of switches that have records.
+    pub backfills: Vec<(String, watch::Receiver<BackfillState>)>,
     /// The calls.
     pub board: Board,
     /// Why they were told as they were.

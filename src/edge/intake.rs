@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 
 pub use super::accept::{Accepted, Bound, ToDrain};
 use super::accept::{Acceptor, Done};
+use super::backfill::{self, Hearing};
 use super::clock;
 use super::listener::{Ask, DUMP, Heard, What, not_answered};
 use super::stories::{self, Shelf};
@@ -44,6 +45,10 @@ pub struct Switch {
     pub handled: u64,
     /// Where to ask for legs.
     pub wanted: mpsc::Sender<Ask>,
+    /// When it was heard, for a backfill.
+    pub hearing: Hearing,
+    /// What a backfill found, to be accepted with the next commit.
+    pub missed: Vec<News>,
 }
 
 /// What status shows of the calls.
@@ -79,6 +84,9 @@ pub fn restore(store: &Store, switches: &mut [Switch], shelf: &Shelf) -> Result<
     for (key, value) in store.state()? {
         if let Some(call) = stories::call_of(&key) {
             stories::lock(shelf).found(call);
+            continue;
+        }
+        if backfill::is_mark(&key) {
             continue;
         }
         let family = state::decode(&key, &value);
@@ -140,6 +148,11 @@ pub async fn run(
                 take_in(&mut switches, &mut acceptor, &board, &shelf);
             }
         }
+        if acceptor.is_idle() {
+            for (switch, resync) in switches.iter_mut().zip(&resyncs) {
+                switch.hearing.on_disk(resync.under_way);
+            }
+        }
     }
 }
 
@@ -180,6 +193,7 @@ struct Resync {
 }
 
 fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
+    switch.hearing.note(&heard);
     match heard.what {
         What::Event(event) => {
             resync.held.push((heard.at, event));
@@ -213,6 +227,13 @@ fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
             }
         }
         What::Synced => resync.finish(switch),
+        // What was told of them meanwhile is perhaps not in the store yet.
+        What::Missed(calls) => switch.missed.extend(
+            calls
+                .into_iter()
+                .filter(|call| call.iter().all(|news| !switch.tracker.has_told(&news.event.call_id)))
+                .flatten(),
+        ),
     }
 }
 
@@ -313,6 +334,8 @@ fn take_in(switches: &mut [Switch], acceptor: &mut Acceptor, board: &Board, shel
                 }
             }
         }
+        let missed = std::mem::take(&mut switch.missed);
+        accepting.events.extend(missed.into_iter().map(|news| pending(switch, news)));
         while let Some((family, value)) = switch.tracker.poll_changed() {
             if value.is_none() {
                 stories::lock(shelf).forget(at, family);

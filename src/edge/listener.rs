@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::clock;
+use crate::call::tracker::News;
 use crate::esl::command;
 use crate::esl::event::Event;
 use crate::esl::frame::{FrameDecoder, FrameError};
@@ -100,6 +101,8 @@ pub enum What {
     },
     /// Every leg that was asked for has been told.
     Synced,
+    /// Calls that began and ended unheard, each whole: from a backfill, not from the listener.
+    Missed(Vec<Vec<News>>),
 }
 
 /// What status shows of a link.
@@ -218,7 +221,7 @@ pub async fn try_login(settings: &Settings) -> Result<(), String> {
                 What::Channels(_) => drop(ask.try_send(Ask::Legs(vec![NO_LEG.to_owned()]))),
                 What::Refused { command, said } => return Err(not_answered(command, &said)),
                 What::Synced => break,
-                What::Event(_) | What::Listening | What::Leg(_) | What::Gone(_) => {}
+                What::Event(_) | What::Listening | What::Leg(_) | What::Gone(_) | What::Missed(_) => {}
             }
         }
         Ok(())

@@ -5,10 +5,13 @@
 //!                                control: answers questions about all of them
 //! ```
 //!
+//! Beside them one backfill per switch that keeps records: what was missed goes from its files into the intake.
+//!
 //! Each task drives a pure state machine and decides nothing itself. The queues between them are bounded.
 
 mod accept;
 pub mod answers;
+pub mod backfill;
 pub mod clock;
 pub mod control;
 pub mod drain;

@@ -258,6 +258,14 @@ impl Store {
         Ok(value)
     }
 
+    /// Whether an event of this identity was accepted and is still kept: pending, dead or delivered. Blocks.
+    ///
+    /// # Errors
+    /// [`Io`](StoreError::Io), [`Closed`](StoreError::Closed).
+    pub fn knows(&self, id: &str) -> Result<bool, StoreError> {
+        self.reading(|disk| disk.get(Tree::Ids, id.as_bytes())).map(|seq| seq.is_some())
+    }
+
     /// How many rows there are. Costs nothing.
     #[must_use]
     pub fn counts(&self) -> Counts {

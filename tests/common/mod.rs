@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test is a crate of its own, and not every one needs every helper")]
 
 pub(crate) mod stream;
+pub(crate) mod told;
 
 use std::fs;
 use std::io::Read;
