@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::clock;
-use crate::esl::event::Event;
+use crate::esl::event::{Event, EventError};
 use crate::esl::frame::{FrameDecoder, FrameError};
 use crate::esl::session::{Fault, Login, Output, Session};
 use crate::queue::backoff::Backoff;
@@ -262,12 +262,20 @@ enum End {
 fn quietly(why: &FrameError) -> String {
     match why {
         FrameError::NotAHeader(_) => "a line in a frame's headers is no header".to_owned(),
+        FrameError::BadLength(_) => "a frame's Content-Length is no length".to_owned(),
         FrameError::HeadersTooLong
         | FrameError::NoContentType
-        | FrameError::BadLength(_)
         | FrameError::BodyTooLong(_)
         | FrameError::CutOff(_)
         | FrameError::Io(_) => why.to_string(),
+    }
+}
+
+/// As [`quietly`], of an event that was skipped.
+fn skipped_quietly(why: &EventError) -> String {
+    match why {
+        EventError::Malformed(_) => "a line in its headers is no header".to_owned(),
+        EventError::NoName | EventError::TooManyHeaders | EventError::BadLength => why.to_string(),
     }
 }
 
@@ -369,7 +377,14 @@ impl Connection<'_> {
                 }
                 Output::Skipped(why) => {
                     self.state.send_modify(|s| s.skipped += 1);
-                    warn!(switch = self.settings.name, reason = %why, "an event could not be read and was skipped");
+                    let (switch, skipped) = (&self.settings.name, self.state.borrow().skipped);
+                    let reason = skipped_quietly(&why);
+                    // A switch that says nothing else must not fill the disk with this.
+                    if skipped.is_power_of_two() {
+                        warn!(switch, reason, skipped, "an event could not be read and was skipped");
+                    } else {
+                        debug!(switch, reason, skipped, "an event could not be read and was skipped");
+                    }
                 }
                 Output::Answer { asked, body } if asked == CHANNELS => {
                     let what = if body.starts_with(b"-ERR") {
