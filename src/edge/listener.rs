@@ -97,7 +97,7 @@ pub enum What {
         /// One line.
         said: String,
     },
-    /// Every leg that was asked for has been told.
+    /// Every leg that was asked for has been told, or will not be: the link is lost.
     Synced,
 }
 
@@ -158,6 +158,10 @@ pub async fn run(
         };
         let listened = state.borrow().listening;
         ever |= listened;
+        if listened {
+            // What waits for answers that do not come any more must not wait until the switch is back.
+            connection.tell(What::Synced, clock::now()).await;
+        }
         failures = if listened { 1 } else { failures + 1 };
         let why = end.to_string();
         let changed = state.borrow().why != why || listened;
