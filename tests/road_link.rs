@@ -162,15 +162,16 @@ async fn the_subscription_is_made_anew_on_each_connection_and_asks_for_no_more_t
         said
     };
     for (number, how) in (1..).zip(HOWS) {
-        let asked = || said().get(&number).is_some_and(|commands| commands.len() == 3);
-        until("the connection asks what it missed", asked).await;
+        let asked = || said().get(&number).is_some_and(|commands| commands.len() == 4);
+        until("the connection asks what it missed, and once more what began just before", asked).await;
         cut(&road, how).await;
     }
-    until("the last one does", || said().get(&4).is_some_and(|c| c.len() == 3)).await;
+    until("the last one does", || said().get(&4).is_some_and(|c| c.len() == 4)).await;
     let said = said();
     assert_eq!(said.len(), 4);
     for commands in said.values() {
-        assert_eq!(commands[..], ["auth ClueCon", SUBSCRIPTION, "api show channels as json"]);
+        let list = "api show channels as json";
+        assert_eq!(commands[..], ["auth ClueCon", SUBSCRIPTION, list, list]);
     }
     assert!(!SUBSCRIPTION.contains("ALL") && !SUBSCRIPTION.contains("CHANNEL_EXECUTE"));
     daemon.stop().await.unwrap();

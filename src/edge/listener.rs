@@ -31,7 +31,10 @@ const RECONNECT: Backoff = Backoff { min: Duration::from_millis(500), max: Durat
 /// Wait where only a person can help, once the switch had accepted us before.
 const HELPLESS_WAIT: Duration = Duration::from_secs(60);
 
-/// What is asked after each login: which legs there are.
+/// The switch's list of legs lags this long behind them at most: measured were up to 190 ms.
+const LIST_LAG: Duration = Duration::from_millis(300);
+
+/// What is asked after each login, and once more when the list has caught up: which legs there are.
 pub const CHANNELS: &str = "show channels as json";
 /// How a leg is asked for; its name follows.
 pub const DUMP: &str = "uuid_dump ";
@@ -294,6 +297,8 @@ enum Woken {
     Frame(Option<Result<crate::esl::frame::Frame, FrameError>>),
     Wanted(Option<Ask>),
     Timeout,
+    /// Legs that began just before we listened are in the list by now.
+    LookAgain,
 }
 
 impl Connection<'_> {
@@ -313,22 +318,29 @@ impl Connection<'_> {
         let mut session =
             Session::new(self.settings.login.clone(), self.settings.heartbeat_timeout, clock::now());
         let mut dumps = 0_usize;
+        let mut look_again = None;
         while wanted.try_recv().is_ok() {} // asked for on an earlier connection
         loop {
             // What has come in while we waited for the disk must not be taken for silence.
             let woken = tokio::select! {
                 biased;
                 ask = wanted.recv() => Woken::Wanted(ask),
+                () = clock::wait_until(look_again) => Woken::LookAgain,
                 frame = frames.next() => Woken::Frame(frame),
                 () = clock::wait_until(session.poll_timeout()) => Woken::Timeout,
             };
             let now = clock::now();
+            let listened = session.is_listening();
             match woken {
                 Woken::Frame(Some(Ok(frame))) => session.handle_frame(frame, now),
                 Woken::Frame(Some(Err(FrameError::Io(why)))) => return End::Read(why),
                 Woken::Frame(Some(Err(why))) => return End::Frame(why),
                 Woken::Frame(None) => return End::Eof,
                 Woken::Timeout => session.handle_timeout(now),
+                Woken::LookAgain => {
+                    look_again = None;
+                    session.ask(CHANNELS).expect("a fixed command is one line");
+                }
                 Woken::Wanted(None) => return End::Stopping,
                 Woken::Wanted(Some(_)) if !session.is_listening() => {} // the leg is asked for anew, or has ended
                 Woken::Wanted(Some(Ask::End { leg, cause })) => {
@@ -351,6 +363,9 @@ impl Connection<'_> {
             }
             if let Err(end) = self.act(&mut session, &mut write, &mut dumps).await {
                 return end;
+            }
+            if !listened && session.is_listening() {
+                look_again = Some(clock::now().after(LIST_LAG));
             }
         }
     }
