@@ -5,11 +5,10 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{mpsc, watch};
 use tokio_util::codec::FramedRead;
 use tokio_util::sync::CancellationToken;
@@ -294,6 +293,7 @@ struct Connection<'a> {
 }
 
 enum Woken {
+    Written(std::io::Result<usize>),
     Frame(Option<Result<crate::esl::frame::Frame, FrameError>>),
     Wanted(Option<Ask>),
     Timeout,
@@ -319,6 +319,9 @@ impl Connection<'_> {
             Session::new(self.settings.login.clone(), self.settings.heartbeat_timeout, clock::now());
         let mut dumps = 0_usize;
         let mut look_again = None;
+        // A switch that is busy sending reads nothing: who waits for it to read must not stop reading.
+        let mut unsent = BytesMut::new();
+        let mut broken = None;
         while wanted.try_recv().is_ok() {} // asked for on an earlier connection
         loop {
             // What has come in while we waited for the disk must not be taken for silence.
@@ -326,16 +329,23 @@ impl Connection<'_> {
                 biased;
                 ask = wanted.recv() => Woken::Wanted(ask),
                 () = clock::wait_until(look_again) => Woken::LookAgain,
+                written = write.write_buf(&mut unsent), if !unsent.is_empty() => Woken::Written(written),
                 frame = frames.next() => Woken::Frame(frame),
                 () = clock::wait_until(session.poll_timeout()) => Woken::Timeout,
             };
             let now = clock::now();
             let listened = session.is_listening();
             match woken {
+                Woken::Written(Ok(_)) => {}
+                // What the switch had said before is still to be read; the end comes behind it.
+                Woken::Written(Err(why)) => {
+                    unsent.clear();
+                    broken = Some(why);
+                }
                 Woken::Frame(Some(Ok(frame))) => session.handle_frame(frame, now),
                 Woken::Frame(Some(Err(FrameError::Io(why)))) => return End::Read(why),
                 Woken::Frame(Some(Err(why))) => return End::Frame(why),
-                Woken::Frame(None) => return End::Eof,
+                Woken::Frame(None) => return broken.map_or(End::Eof, End::Write),
                 Woken::Timeout => session.handle_timeout(now),
                 Woken::LookAgain => {
                     look_again = None;
@@ -361,8 +371,11 @@ impl Connection<'_> {
                     }
                 }
             }
-            if let Err(end) = self.act(&mut session, &mut write, &mut dumps).await {
+            if let Err(end) = self.act(&mut session, &mut unsent, &mut dumps).await {
                 return end;
+            }
+            if broken.is_some() {
+                unsent.clear();
             }
             if !listened && session.is_listening() {
                 look_again = Some(clock::now().after(LIST_LAG));
@@ -373,13 +386,13 @@ impl Connection<'_> {
     async fn act(
         &mut self,
         session: &mut Session,
-        write: &mut OwnedWriteHalf,
+        unsent: &mut BytesMut,
         dumps: &mut usize,
     ) -> Result<(), End> {
         while let Some(output) = session.poll_output() {
             let now = clock::now();
             match output {
-                Output::Send(bytes) => write.write_all(&bytes).await.map_err(End::Write)?,
+                Output::Send(bytes) => unsent.extend_from_slice(&bytes),
                 Output::Listening => {
                     info!(switch = self.settings.name, "listening to the switch");
                     self.state.send_modify(|s| {
