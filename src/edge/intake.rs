@@ -168,6 +168,8 @@ enum Woken {
 struct Resync {
     under_way: bool,
     doubted: HashSet<String>,
+    /// In doubt, and not in the list.
+    unlisted: HashSet<String>,
     found: Vec<(UnixMillis, Event)>,
     held: Vec<(UnixMillis, Event)>,
     refused: bool,
@@ -203,7 +205,9 @@ fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
                 warn!(switch = switch.name, "{}", not_answered(command, &said));
             }
             if command != DUMP.trim_end() {
-                resync.finish(switch);
+                // Without a list each leg can still be asked for by its name.
+                let doubted = resync.doubted.drain().take(LEGS_ASKED).collect();
+                let _ = switch.wanted.try_send(Ask::Legs(doubted));
             }
         }
         What::Synced => resync.finish(switch),
@@ -215,6 +219,12 @@ fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
 /// up to 190 ms behind the legs, while the answer for a leg does not.
 fn compare(switch: &mut Switch, resync: &mut Resync, listed: Vec<String>, at: UnixMillis) {
     let names: HashSet<&str> = listed.iter().map(String::as_str).collect();
+    // Where no leg may be asked for, one that has stayed out of the list until it had caught up is gone.
+    let unlisted: Vec<String> =
+        resync.unlisted.drain().filter(|leg| resync.refused && !names.contains(leg.as_str())).collect();
+    for leg in &unlisted {
+        resync.gone(leg, &mut switch.tracker, at);
+    }
     let (left, gone): (Vec<String>, Vec<String>) =
         resync.doubted.drain().partition(|leg| names.contains(leg.as_str()));
     let known: HashSet<&str> = switch.tracker.live_legs().collect();
@@ -224,6 +234,7 @@ fn compare(switch: &mut Switch, resync: &mut Resync, listed: Vec<String>, at: Un
         info!(switch = switch.name, ended = gone.len(), begun, "legs that changed unheard");
     }
     asked.extend(left);
+    resync.unlisted.extend(gone.iter().cloned());
     let room = LEGS_ASKED.saturating_sub(asked.len());
     for leg in gone.iter().skip(room) {
         resync.gone(leg, &mut switch.tracker, at);
