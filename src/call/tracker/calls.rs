@@ -65,6 +65,10 @@ impl Tracker {
             }
             (Side::Outside, Way::Outbound, None) => match self.book.person_near(key) {
                 Some(dialler) => self.dialled_out(key, dialler, created, at),
+                // Somebody's call is sent on by it; whose was never heard, and is over.
+                None if self.is_made_by_unheard_helper(key) => {
+                    self.note(key, || "nothing is sent: what it was made for was not heard".into());
+                }
                 None => self.dialled_by_program(key, created, at),
             },
             (Side::Outside, Way::Outbound, Some(Sponsor::Person(dialler))) => {
@@ -84,6 +88,12 @@ impl Tracker {
             }
             (Side::Plumbing, _, None | Some(Sponsor::Person(_))) => {}
         }
+    }
+
+    /// It was made by a helper of the switch that is known by name only: its own maker was never heard of.
+    fn is_made_by_unheard_helper(&self, key: LegKey) -> bool {
+        let maker = self.book.leg(key).and_then(|leg| self.book.leg(leg.originator?));
+        maker.is_some_and(|maker| maker.hearsay && maker.side == Side::Plumbing)
     }
 
     /// One of our people dials out: a new call, or a further trunk for the one that is being tried.
