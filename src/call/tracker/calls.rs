@@ -66,7 +66,7 @@ impl Tracker {
             (Side::Outside, Way::Outbound, None) => match self.book.person_near(key) {
                 Some(dialler) => self.dialled_out(key, dialler, created, at),
                 // Somebody's call is sent on by it; whose was never heard, and is over.
-                None if self.is_made_by_unheard_helper(key) => {
+                None if self.is_made_by_unheard(key, created) => {
                     self.note(key, || "nothing is sent: what it was made for was not heard".into());
                 }
                 None => self.dialled_by_program(key, created, at),
@@ -90,10 +90,13 @@ impl Tracker {
         }
     }
 
-    /// It was made by a helper of the switch that is known by name only: its own maker was never heard of.
-    fn is_made_by_unheard_helper(&self, key: LegKey) -> bool {
-        let maker = self.book.leg(key).and_then(|leg| self.book.leg(leg.originator?));
-        maker.is_some_and(|maker| maker.hearsay && maker.side == Side::Plumbing)
+    /// It names a maker, so no program made it; but that one was never heard of, or is a helper of the switch whose own
+    /// maker was not.
+    fn is_made_by_unheard(&self, key: LegKey, created: &Created) -> bool {
+        match self.book.leg(key).and_then(|leg| leg.originator) {
+            Some(maker) => self.book.leg(maker).is_some_and(|m| m.hearsay && m.side == Side::Plumbing),
+            None => !created.ties.is_empty(),
+        }
     }
 
     /// One of our people dials out: a new call, or a further trunk for the one that is being tried.
