@@ -258,6 +258,12 @@ impl Resync {
     /// First every leg, then, when all are known, who is connected to whom, then what happened meanwhile.
     fn finish(&mut self, switch: &mut Switch) {
         self.under_way = false;
+        if !self.found.is_empty() {
+            // Who was heard from the beginning tells all of it, in order; what the switch says of it now would be ahead.
+            let begun = self.held.iter().filter(|(_, event)| event.name() == Name::ChannelCreate);
+            let begun: HashSet<_> = begun.filter_map(|(_, event)| event.get("Unique-ID")).collect();
+            self.found.retain(|(_, leg)| leg.get("Unique-ID").is_none_or(|id| !begun.contains(&id)));
+        }
         self.found.sort_by_key(|(_, event)| begun(event));
         for _ in 0..2 {
             for (at, event) in &self.found {
