@@ -20,7 +20,7 @@ const T0: UnixMillis = UnixMillis(1_700_000_000_000);
 /// Lengths of what goes unheard, in events, the unsubscribed ones counted.
 const GAPS: [usize; 4] = [0, 2, 8, 30];
 /// How many events the switch sends, and we hear, while it is asked for one leg after the other.
-const LATE: [usize; 2] = [0, 8];
+const LATE: [usize; 2] = [0, 30];
 
 #[test]
 fn whatever_goes_unheard_no_call_is_made_up_and_each_ends_once() {
@@ -48,6 +48,7 @@ fn whatever_goes_unheard_no_call_is_made_up_and_each_ends_once() {
 struct Gaps {
     settings: Arc<Settings>,
     events: Vec<Heard>,
+    has_loopback: bool,
     /// Each call, and all that its own trunks are called.
     calls: Vec<(truth::Call, BTreeSet<String>)>,
 }
@@ -87,6 +88,7 @@ impl Gaps {
         });
         Self {
             settings: Arc::clone(settings),
+            has_loopback: recording.events().iter().any(is_loopback),
             calls: calls.collect(),
             events: recording.events().iter().map(heard).collect(),
         }
@@ -132,10 +134,17 @@ impl Gaps {
                 Output::UnknownCause(_) | Output::Note { .. } => {}
             }
         }
+        let known = |begins: usize| {
+            let alive = || live.iter().any(|(leg, _)| self.events[begins].leg.as_ref() == Some(leg));
+            begins < from || begins >= to || alive()
+        };
+        let first = self.events.iter().position(|e| e.name == "CHANNEL_CREATE").unwrap_or_default();
         let mut wrong = Vec::new();
         for (id, events) in &told {
-            let known = self.calls.iter().find(|(_, ids)| ids.contains(id));
-            if known.is_none() {
+            let call = self.calls.iter().find(|(_, ids)| ids.contains(id));
+            // Known limit: dialled through a loopback for a caller who was not heard of, and gone before he could be
+            // asked for.
+            if call.is_none() && !(self.has_loopback && !known(first)) {
                 wrong.push(format!("there was no call {id}"));
             }
             let count = |name: &str| events.iter().filter(|event| **event == name).count();
@@ -147,13 +156,11 @@ impl Gaps {
                 wrong.push(format!("{id} is told as {events:?}"));
             }
         }
-        // What was heard to begin, or still went on when the switch was asked, is told.
+        // What was heard to begin, or still went on when the switch was asked, is told; so must be the leg that dialled.
         for (call, ids) in &self.calls {
-            let (begins, ends) = call.span();
-            let alive = live.iter().any(|(leg, _)| self.events[begins].leg.as_ref() == Some(leg));
-            if (begins < from || begins >= to || (alive && ends >= to))
-                && !ids.iter().any(|id| told.contains_key(id))
-            {
+            let begins = call.span().0;
+            let due = known(begins) && (call.row.direction == "in" || known(first));
+            if due && !ids.iter().any(|id| told.contains_key(id)) {
                 wrong.push(format!("{} is not told", call.id));
             }
         }
@@ -189,6 +196,10 @@ impl Gaps {
         }
         order.iter().filter_map(|leg| Some(((*leg).to_owned(), *live.get(leg)?))).collect()
     }
+}
+
+fn is_loopback(event: &freeswitch_zammad::sim::recording::Event) -> bool {
+    event.header("Channel-Name").is_some_and(|name| name.starts_with("loopback/"))
 }
 
 fn hear(tracker: &mut Tracker, heard: &Heard) {

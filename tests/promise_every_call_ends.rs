@@ -259,14 +259,20 @@ async fn the_switch_may_be_another_when_a_stopped_daemon_comes_back() {
 
 #[tokio::test]
 async fn a_call_that_began_before_the_list_knew_it_is_told() {
-    let road = Road::with(Settings { list_lag: Duration::from_millis(190), ..Settings::default() });
-    // It was there before we listened, and in no list yet.
-    let (begun, over) = at_event(&road.switch, "in_no_answer_timeout", "CHANNEL_HANGUP_COMPLETE", "begun");
-    road.play(&begun).await;
-    let daemon = road.daemon().await;
-    within("the call is known", road.zammad.wait_until(|rows, _| rows.len() == 1)).await;
-    road.play(&over).await;
-    road.all_ended(1).await;
+    let (zammad, dir) = (Road::new().zammad, tempfile::tempdir().unwrap());
+    let wire = wire::Wire::listen();
+    let daemon = Daemon::start(config(&zammad.url(), &wire.addr(), "ClueCon", dir.path())).await.unwrap();
+    let (leg, begun, _) = missed("lags");
+    let mut talk = wire.subscribed().await;
+    for body in [wire::IDLE, &wire::list([leg.as_str()])] {
+        let asked = within("the list is asked for, and again when it has caught up", talk.command()).await;
+        assert_eq!(asked.unwrap(), "api show channels as json");
+        talk.answer(body).await;
+    }
+    assert_eq!(talk.command().await.unwrap(), format!("api uuid_dump {leg}"));
+    let now = String::from_utf8(begun.events()[0].body().to_vec()).unwrap();
+    talk.answer(&now.replacen("CHANNEL_CREATE", "CHANNEL_DATA", 1)).await;
+    within("the call is known", zammad.wait_until(|rows, _| rows.len() == 1)).await;
     daemon.stop().await.unwrap();
 }
 
