@@ -12,6 +12,7 @@
 //!
 //! `KILL_ROUNDS` and `KILL_SEED` set how often, and which moments.
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+#![expect(clippy::print_stderr, reason = "which moments were tried, to try them again")]
 
 mod common;
 #[path = "common/load.rs"]

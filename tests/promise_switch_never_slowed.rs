@@ -244,7 +244,6 @@ async fn a_flood_is_read_whole_in_bounded_memory() {
     };
     tokio::time::timeout(Duration::from_secs(120), all).await.unwrap();
     let growth = program.memory_max_kb() - before;
-    eprintln!("{growth} kB more for {EVENTS} events");
     assert!(growth < GROWTH_MAX_KB, "{growth} kB");
     assert_eq!(switch.connections().len(), 1, "it was not lost on the way");
     within(
