@@ -187,6 +187,8 @@ enum Woken {
 struct Resync {
     under_way: bool,
     doubted: HashSet<String>,
+    /// In doubt, and not in the list.
+    unlisted: HashSet<String>,
     found: Vec<(UnixMillis, Event)>,
     held: Vec<(UnixMillis, Event)>,
     refused: bool,
@@ -223,7 +225,9 @@ fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
                 warn!(switch = switch.name, "{}", not_answered(command, &said));
             }
             if command != DUMP.trim_end() {
-                resync.finish(switch);
+                // Without a list each leg can still be asked for by its name.
+                let doubted = resync.doubted.drain().take(LEGS_ASKED).collect();
+                let _ = switch.wanted.try_send(Ask::Legs(doubted));
             }
         }
         What::Synced => resync.finish(switch),
@@ -242,6 +246,12 @@ fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
 /// up to 190 ms behind the legs, while the answer for a leg does not.
 fn compare(switch: &mut Switch, resync: &mut Resync, listed: Vec<String>, at: UnixMillis) {
     let names: HashSet<&str> = listed.iter().map(String::as_str).collect();
+    // Where no leg may be asked for, one that has stayed out of the list until it had caught up is gone.
+    let unlisted: Vec<String> =
+        resync.unlisted.drain().filter(|leg| resync.refused && !names.contains(leg.as_str())).collect();
+    for leg in &unlisted {
+        resync.gone(leg, &mut switch.tracker, at);
+    }
     let (left, gone): (Vec<String>, Vec<String>) =
         resync.doubted.drain().partition(|leg| names.contains(leg.as_str()));
     let known: HashSet<&str> = switch.tracker.live_legs().collect();
@@ -257,6 +267,7 @@ fn compare(switch: &mut Switch, resync: &mut Resync, listed: Vec<String>, at: Un
     for leg in &unnamed {
         resync.gone(leg, &mut switch.tracker, at);
     }
+    resync.unlisted.extend(gone.iter().cloned());
     let room = LEGS_ASKED.saturating_sub(asked.len());
     for leg in gone.iter().skip(room) {
         resync.gone(leg, &mut switch.tracker, at);
@@ -280,6 +291,12 @@ impl Resync {
     /// First every leg, then, when all are known, who is connected to whom, then what happened meanwhile.
     fn finish(&mut self, switch: &mut Switch) {
         self.under_way = false;
+        if !self.found.is_empty() {
+            // Who was heard from the beginning tells all of it, in order; what the switch says of it now would be ahead.
+            let begun = self.held.iter().filter(|(_, event)| event.name() == Name::ChannelCreate);
+            let begun: HashSet<_> = begun.filter_map(|(_, event)| event.get("Unique-ID")).collect();
+            self.found.retain(|(_, leg)| leg.get("Unique-ID").is_none_or(|id| !begun.contains(&id)));
+        }
         self.found.sort_by_key(|(_, event)| begun(event));
         for _ in 0..2 {
             for (at, event) in &self.found {

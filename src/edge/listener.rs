@@ -5,11 +5,10 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{mpsc, watch};
 use tokio_util::codec::FramedRead;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +32,10 @@ const RECONNECT: Backoff = Backoff { min: Duration::from_millis(500), max: Durat
 /// Wait where only a person can help, once the switch had accepted us before.
 const HELPLESS_WAIT: Duration = Duration::from_secs(60);
 
-/// What is asked after each login: which legs there are.
+/// The switch's list of legs lags this long behind them at most: measured were up to 190 ms.
+const LIST_LAG: Duration = Duration::from_millis(300);
+
+/// What is asked after each login, and once more when the list has caught up: which legs there are.
 pub const CHANNELS: &str = "show channels as json";
 /// How [`command::dump`] begins; the leg's name follows.
 pub const DUMP: &str = "uuid_dump ";
@@ -99,7 +101,7 @@ pub enum What {
         /// One line.
         said: String,
     },
-    /// Every leg that was asked for has been told.
+    /// Every leg that was asked for has been told, or will not be: the link is lost.
     Synced,
     /// Calls that began and ended unheard, each whole: from a backfill, not from the listener.
     Missed(Vec<Vec<News>>),
@@ -162,6 +164,10 @@ pub async fn run(
         };
         let listened = state.borrow().listening;
         ever |= listened;
+        if listened {
+            // What waits for answers that do not come any more must not wait until the switch is back.
+            connection.tell(What::Synced, clock::now()).await;
+        }
         failures = if listened { 1 } else { failures + 1 };
         let why = end.to_string();
         let changed = state.borrow().why != why || listened;
@@ -266,7 +272,7 @@ enum End {
 fn quietly(why: &FrameError) -> String {
     match why {
         FrameError::NotAHeader(_) => "a line in a frame's headers is no header".to_owned(),
-        FrameError::BadLength(_) => "a frame's Content-Length is no number".to_owned(),
+        FrameError::BadLength(_) => "a frame's Content-Length is no length".to_owned(),
         FrameError::HeadersTooLong
         | FrameError::NoContentType
         | FrameError::BodyTooLong(_)
@@ -283,9 +289,12 @@ struct Connection<'a> {
 }
 
 enum Woken {
+    Written(std::io::Result<usize>),
     Frame(Option<Result<crate::esl::frame::Frame, FrameError>>),
     Wanted(Option<Ask>),
     Timeout,
+    /// Legs that began just before we listened are in the list by now.
+    LookAgain,
 }
 
 impl Connection<'_> {
@@ -305,22 +314,39 @@ impl Connection<'_> {
         let mut session =
             Session::new(self.settings.login.clone(), self.settings.heartbeat_timeout, clock::now());
         let mut dumps = 0_usize;
+        let mut look_again = None;
+        // A switch that is busy sending reads nothing: who waits for it to read must not stop reading.
+        let mut unsent = BytesMut::new();
+        let mut broken = None;
         while wanted.try_recv().is_ok() {} // asked for on an earlier connection
         loop {
             // What has come in while we waited for the disk must not be taken for silence.
             let woken = tokio::select! {
                 biased;
                 ask = wanted.recv() => Woken::Wanted(ask),
+                () = clock::wait_until(look_again) => Woken::LookAgain,
+                written = write.write_buf(&mut unsent), if !unsent.is_empty() => Woken::Written(written),
                 frame = frames.next() => Woken::Frame(frame),
                 () = clock::wait_until(session.poll_timeout()) => Woken::Timeout,
             };
             let now = clock::now();
+            let listened = session.is_listening();
             match woken {
+                Woken::Written(Ok(_)) => {}
+                // What the switch had said before is still to be read; the end comes behind it.
+                Woken::Written(Err(why)) => {
+                    unsent.clear();
+                    broken = Some(why);
+                }
                 Woken::Frame(Some(Ok(frame))) => session.handle_frame(frame, now),
                 Woken::Frame(Some(Err(FrameError::Io(why)))) => return End::Read(why),
                 Woken::Frame(Some(Err(why))) => return End::Frame(why),
-                Woken::Frame(None) => return End::Eof,
+                Woken::Frame(None) => return broken.map_or(End::Eof, End::Write),
                 Woken::Timeout => session.handle_timeout(now),
+                Woken::LookAgain => {
+                    look_again = None;
+                    session.ask(CHANNELS).expect("a fixed command is one line");
+                }
                 Woken::Wanted(None) => return End::Stopping,
                 Woken::Wanted(Some(_)) if !session.is_listening() => {} // the leg is asked for anew, or has ended
                 Woken::Wanted(Some(Ask::End { leg, cause })) => {
@@ -346,8 +372,14 @@ impl Connection<'_> {
                     }
                 }
             }
-            if let Err(end) = self.act(&mut session, &mut write, &mut dumps).await {
+            if let Err(end) = self.act(&mut session, &mut unsent, &mut dumps).await {
                 return end;
+            }
+            if broken.is_some() {
+                unsent.clear();
+            }
+            if !listened && session.is_listening() {
+                look_again = Some(clock::now().after(LIST_LAG));
             }
         }
     }
@@ -355,13 +387,13 @@ impl Connection<'_> {
     async fn act(
         &mut self,
         session: &mut Session,
-        write: &mut OwnedWriteHalf,
+        unsent: &mut BytesMut,
         dumps: &mut usize,
     ) -> Result<(), End> {
         while let Some(output) = session.poll_output() {
             let now = clock::now();
             match output {
-                Output::Send(bytes) => write.write_all(&bytes).await.map_err(End::Write)?,
+                Output::Send(bytes) => unsent.extend_from_slice(&bytes),
                 Output::Listening => {
                     info!(switch = self.settings.name, "listening to the switch");
                     self.state.send_modify(|s| {
@@ -378,7 +410,14 @@ impl Connection<'_> {
                 }
                 Output::Skipped(why) => {
                     self.state.send_modify(|s| s.skipped += 1);
-                    warn!(switch = self.settings.name, reason = %why, "an event could not be read and was skipped");
+                    let (switch, skipped) = (&self.settings.name, self.state.borrow().skipped);
+
+                    // A switch that says nothing else must not fill the disk with this.
+                    if skipped.is_power_of_two() {
+                        warn!(switch, reason = %why, skipped, "an event could not be read and was skipped");
+                    } else {
+                        debug!(switch, reason = %why, skipped, "an event could not be read and was skipped");
+                    }
                 }
                 Output::Answer { asked, body } if asked == CHANNELS => {
                     let what = if body.starts_with(b"-ERR") {

@@ -24,7 +24,9 @@ pub enum Kind {
     ApiResponse,
     /// `text/event-plain`: an event, in the body.
     EventPlain,
-    /// `text/disconnect-notice`: the switch is about to close the connection.
+    /// `text/disconnect-notice`: the switch is about to close the connection, at once or after it has [lingered].
+    ///
+    /// [lingered]: Frame::lingers
     DisconnectNotice,
     /// `text/rude-rejection`: our address is not allowed to connect.
     RudeRejection,
@@ -56,6 +58,13 @@ impl Frame {
     #[must_use]
     pub fn reply_text(&self) -> String {
         self.header("Reply-Text").unwrap_or_default()
+    }
+
+    /// Whether a disconnect notice says that further events follow before the end. FreeSWITCH says so where it was
+    /// asked to (`linger`), and then only on a socket that it opened for one leg.
+    #[must_use]
+    pub fn lingers(&self) -> bool {
+        self.header("Content-Disposition").is_some_and(|how| how == "linger")
     }
 }
 

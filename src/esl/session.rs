@@ -62,7 +62,7 @@ pub enum Fault {
     /// Neither an event nor a heartbeat for as long as configured: a half-open link.
     #[error("nothing was heard for {} s, not even a heartbeat: the link is dead", .0.as_secs())]
     Silent(Duration),
-    /// `text/disconnect-notice`: the switch shuts down or reloads the module.
+    /// `text/disconnect-notice` that does not linger: the switch shuts down or reloads the module.
     #[error("the switch closed the connection (it shuts down, or reloads mod_event_socket)")]
     Disconnected,
     /// A second `auth/request`, or an answer to nothing: this conversation is not what we think it is.
@@ -150,6 +150,8 @@ impl Session {
         match (frame.kind, self.stage) {
             (_, Stage::Over) | (Kind::Other, _) => {}
             (Kind::RudeRejection, _) => self.fault(Fault::RudeRejection),
+            // Only the leg that a socket was for is gone; what is still to be said comes before the end.
+            (Kind::DisconnectNotice, _) if frame.lingers() => {}
             (Kind::DisconnectNotice, _) => self.fault(Fault::Disconnected),
             (Kind::AuthRequest, Stage::Greeting) => self.log_in(),
             (Kind::AuthRequest, _) => self.fault(Fault::OutOfStep("a second auth/request")),
@@ -341,6 +343,18 @@ mod tests {
         }
         let notice = "Content-Type: text/disconnect-notice\nContent-Length: 2\n\nx\n";
         assert_eq!(feed(&mut listening(), notice), [format!("fault: {}", Fault::Disconnected)]);
+    }
+
+    #[test]
+    fn a_notice_that_lingers_is_not_the_end_of_what_is_said() {
+        let mut s = listening();
+        // As mod_event_socket words it, to a socket that was opened for one leg.
+        let notice = "Content-Type: text/disconnect-notice\nControlled-Session-UUID: x\nContent-Disposition: linger\nChannel-Name: y\nLinger-Time: 5\nContent-Length: 0\n\n";
+        assert!(feed(&mut s, notice).is_empty());
+        let event = "Content-Length: 23\nContent-Type: text/event-plain\n\nEvent-Name: HEARTBEAT\n\n";
+        assert_eq!(feed(&mut s, event), ["event Heartbeat"]);
+        let notice = "Content-Type: text/disconnect-notice\nContent-Length: 2\n\nx\n";
+        assert_eq!(feed(&mut s, notice), [format!("fault: {}", Fault::Disconnected)]);
     }
 
     const OK: &str = "Content-Type: command/reply\nReply-Text: +OK event listener enabled plain\n\n";

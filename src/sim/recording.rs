@@ -340,20 +340,29 @@ pub(super) fn uuid_from(seed: &str) -> String {
 
 /// One pass, so that what was put in is never replaced again.
 fn replaced(text: &[u8], pairs: &[(&[u8], Vec<u8>)]) -> Vec<u8> {
+    let mut begins = [false; 256];
+    for first in pairs.iter().filter_map(|(id, _)| id.first()) {
+        begins[usize::from(*first)] = true;
+    }
     let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(first) = rest.first() {
-        match pairs.iter().find(|(id, _)| id.first() == Some(first) && rest.starts_with(id)) {
+    let (mut kept, mut at) = (0, 0);
+    while at < text.len() {
+        let rest = &text[at..];
+        if !begins[usize::from(rest[0])] {
+            at += 1;
+            continue;
+        }
+        match pairs.iter().find(|(id, _)| rest.starts_with(id)) {
             Some((id, fresh)) => {
+                out.extend_from_slice(&text[kept..at]);
                 out.extend_from_slice(fresh);
-                rest = &rest[id.len()..];
+                at += id.len();
+                kept = at;
             }
-            None => {
-                out.push(*first);
-                rest = &rest[1..];
-            }
+            None => at += 1,
         }
     }
+    out.extend_from_slice(&text[kept..]);
     out
 }
 

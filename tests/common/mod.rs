@@ -77,3 +77,10 @@ pub(crate) fn events(bytes: &[u8]) -> Vec<freeswitch_zammad::esl::event::Event> 
     }
     events
 }
+
+/// Whether the daemon asks the switch for events of this kind.
+pub(crate) fn is_subscribed(event: &freeswitch_zammad::sim::recording::Event) -> bool {
+    let kind = event.header("Event-Subclass").unwrap_or_else(|| event.name().to_owned());
+    let mut words = freeswitch_zammad::esl::command::SUBSCRIPTION.split_ascii_whitespace();
+    words.any(|word| word == kind)
+}

@@ -100,6 +100,13 @@ impl Program {
         assert!(sent.unwrap().success());
     }
 
+    /// The most memory that it has had resident until now, in kB.
+    pub(crate) fn memory_max_kb(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();

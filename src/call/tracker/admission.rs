@@ -168,6 +168,13 @@ impl Tracker {
         if let Some(known) = created.ties.iter().find_map(|tie| self.book.find(tie)) {
             return Some(known);
         }
+        // Found in the middle of a call: the helper that made it is gone, and who it was made for is whom it talks to.
+        let talks_to = event.some("variable_bridge_to").filter(|_| !created.ties.is_empty());
+        if event.name() == Name::ChannelData
+            && let Some(peer) = talks_to.and_then(|peer| self.book.find(&peer))
+        {
+            return Some(peer);
+        }
         event.is("Other-Type", "originator").then(|| self.hearsay(event, at))?
     }
 

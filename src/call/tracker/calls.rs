@@ -65,6 +65,10 @@ impl Tracker {
             }
             (Side::Outside, Way::Outbound, None) => match self.book.person_near(key) {
                 Some(dialler) => self.dialled_out(key, dialler, created, at),
+                // Somebody's call is sent on by it; whose was never heard, and is over.
+                None if self.is_made_by_unheard(key, created) => {
+                    self.note(key, || "nothing is sent: what it was made for was not heard".into());
+                }
                 None => self.dialled_by_program(key, created, at),
             },
             (Side::Outside, Way::Outbound, Some(Sponsor::Person(dialler))) => {
@@ -83,6 +87,15 @@ impl Tracker {
                 self.note(key, || "nothing is sent: a call begins when it reaches the outside".into());
             }
             (Side::Plumbing, _, None | Some(Sponsor::Person(_))) => {}
+        }
+    }
+
+    /// It names a maker, so no program made it; but that one was never heard of, or is a helper of the switch whose own
+    /// maker was not.
+    fn is_made_by_unheard(&self, key: LegKey, created: &Created) -> bool {
+        match self.book.leg(key).and_then(|leg| leg.originator) {
+            Some(maker) => self.book.leg(maker).is_some_and(|m| m.hearsay && m.side == Side::Plumbing),
+            None => !created.ties.is_empty(),
         }
     }
 

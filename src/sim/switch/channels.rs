@@ -1,11 +1,13 @@
 //! The legs that are alive, told from the events that were sent: what `show channels` and `uuid_dump` answer.
 //!
-//! Pure. Unlike the real switch, which lags by up to 190 ms, the table is exact at every moment.
+//! Pure. `uuid_dump` is exact at every moment; the list may lag behind, as the real one does.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::super::recording::Event;
 
@@ -13,12 +15,18 @@ use super::super::recording::Event;
 #[derive(Default)]
 pub(super) struct Channels {
     live: HashMap<String, Channel>,
+    /// Legs that have ended, latest last: they are listed for a while.
+    ended: VecDeque<(Instant, String, Channel)>,
     /// Legs ever created: a heartbeat's Session-Since-Startup.
     pub(super) created: u64,
 }
 
+/// Most ended legs that a list which lags can still show.
+const ENDED_MAX: usize = 1000;
+
 struct Channel {
     number: u64,
+    began: Instant,
     first: Event,
     last: Event,
     /// The leg it is joined with.
@@ -28,16 +36,24 @@ struct Channel {
 }
 
 impl Channels {
-    pub(super) fn apply(&mut self, event: &Event) {
+    pub(super) fn apply(&mut self, event: &Event, now: Instant) {
         let Some(id) = event.header("Unique-ID") else { return };
         match event.name() {
             "CHANNEL_CREATE" => {
                 self.created += 1;
                 let (first, last) = (event.clone(), event.clone());
-                let channel = Channel { number: self.created, first, last, bridged: None, update: None };
+                let (number, began) = (self.created, now);
+                let channel = Channel { number, began, first, last, bridged: None, update: None };
                 self.live.insert(id, channel);
             }
-            "CHANNEL_HANGUP" | "CHANNEL_HANGUP_COMPLETE" | "CHANNEL_DESTROY" => _ = self.live.remove(&id),
+            "CHANNEL_HANGUP" | "CHANNEL_HANGUP_COMPLETE" | "CHANNEL_DESTROY" => {
+                if let Some(channel) = self.live.remove(&id) {
+                    self.ended.push_back((now, id, channel));
+                    if self.ended.len() > ENDED_MAX {
+                        self.ended.pop_front();
+                    }
+                }
+            }
             "CHANNEL_UUID" => {
                 let old = event.header("Old-Unique-ID").and_then(|old| self.live.remove(&old));
                 if let Some(channel) = old {
@@ -74,6 +90,7 @@ impl Channels {
 
     pub(super) fn clear(&mut self) {
         self.live.clear();
+        self.ended.clear();
         self.created = 0;
     }
 
@@ -86,9 +103,14 @@ impl Channels {
         self.live.get(id).map(|channel| &channel.last)
     }
 
-    /// `show channels`, oldest leg first.
-    pub(super) fn rows(&self) -> Vec<Row> {
-        self.in_order().into_iter().map(|(id, channel)| channel.row(id)).collect()
+    /// `show channels`, oldest leg first, as it was `lag` ago.
+    pub(super) fn rows(&self, now: Instant, lag: Duration) -> Vec<Row> {
+        let is_listed = |channel: &Channel| now.duration_since(channel.began) >= lag;
+        let ended = self.ended.iter().filter(|(ended, ..)| now.duration_since(*ended) < lag);
+        let ended = ended.map(|(_, id, channel)| (id, channel));
+        let mut listed: Vec<_> = self.live.iter().chain(ended).filter(|(_, c)| is_listed(c)).collect();
+        listed.sort_by_key(|(_, channel)| channel.number);
+        listed.into_iter().map(|(id, channel)| channel.row(id)).collect()
     }
 
     /// `show calls`: each leg with the one it is joined with, if any; a pair once, its older leg first.

@@ -65,7 +65,9 @@ impl Core {
                 events.push(self.event("RELOADXML", ("switch_xml.c", "switch_xml_open_root", 2385), &[], ""));
                 b"+OK [Success]\n".to_vec()
             }
-            ("show", ["channels", how @ ..]) => shown(&self.channels.rows(), how),
+            ("show", ["channels", how @ ..]) => {
+                shown(&self.channels.rows(Instant::now(), self.settings.list_lag), how)
+            }
             ("show", ["calls", how @ ..]) => shown(&self.channels.calls(), how),
             ("uuid_exists", [id]) => self.channels.exists(id).to_string().into_bytes(),
             ("uuid_dump", [id, how @ ..]) => match self.dump(id) {

@@ -5,15 +5,18 @@
 mod common;
 #[path = "common/road.rs"]
 mod road;
+#[path = "common/wire.rs"]
+mod wire;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use common::is_subscribed;
 use freeswitch_zammad::daemon::Daemon;
 use freeswitch_zammad::esl::command::SUBSCRIPTION;
-use freeswitch_zammad::sim::recording::{Event, Recording};
-use freeswitch_zammad::sim::switch::{Disconnect, Settings, Switch};
-use road::{Road, differences, drained, renamed, rows_of, until, within};
+use freeswitch_zammad::sim::recording::Recording;
+use freeswitch_zammad::sim::switch::{Disconnect, Settings, Switch, User};
+use road::{Road, config, differences, drained, renamed, rows_of, until, within};
 use serde_json::Value;
 
 /// A recording under its own legs, played in three pieces, and what a person watching would say of it.
@@ -162,15 +165,16 @@ async fn the_subscription_is_made_anew_on_each_connection_and_asks_for_no_more_t
         said
     };
     for (number, how) in (1..).zip(HOWS) {
-        let asked = || said().get(&number).is_some_and(|commands| commands.len() == 3);
-        until("the connection asks what it missed", asked).await;
+        let asked = || said().get(&number).is_some_and(|commands| commands.len() == 4);
+        until("the connection asks what it missed, and once more what began just before", asked).await;
         cut(&road, how).await;
     }
-    until("the last one does", || said().get(&4).is_some_and(|c| c.len() == 3)).await;
+    until("the last one does", || said().get(&4).is_some_and(|c| c.len() == 4)).await;
     let said = said();
     assert_eq!(said.len(), 4);
     for commands in said.values() {
-        assert_eq!(commands[..], ["auth ClueCon", SUBSCRIPTION, "api show channels as json"]);
+        let list = "api show channels as json";
+        assert_eq!(commands[..], ["auth ClueCon", SUBSCRIPTION, list, list]);
     }
     assert!(!SUBSCRIPTION.contains("ALL") && !SUBSCRIPTION.contains("CHANNEL_EXECUTE"));
     daemon.stop().await.unwrap();
@@ -208,6 +212,232 @@ async fn a_stream_that_is_out_of_step_is_begun_anew() {
     daemon.stop().await.unwrap();
 }
 
+#[tokio::test]
+async fn an_idle_switch_that_was_restarted_ends_what_the_old_one_had() {
+    // Nothing but the empty list tells of it; where that may not be asked for, the next heartbeat does.
+    for apis in [&["show", "uuid_dump"][..], &[]] {
+        let mut road = Road::with(narrow(apis));
+        let daemon = as_user(&road).await;
+        let scenes = scenes(&road.switch, "captures", "idle", 4, 0);
+        begin(&daemon, &road, &scenes, 0).await;
+        road.switch.crash().await;
+        road.switch.restart().unwrap();
+        within("the daemon is back", road.switch.wait_subscribed()).await;
+        if apis.is_empty() {
+            road.switch.heartbeat();
+        }
+        over(&daemon, &road, &scenes).await;
+        daemon.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_switch_may_be_another_when_a_stopped_daemon_comes_back() {
+    let mut road = Road::new();
+    let daemon = road.daemon().await;
+    let old = scenes(&road.switch, "captures", "old", 4, 0);
+    begin(&daemon, &road, &old, 0).await;
+    within("a stop", daemon.stop()).await.unwrap();
+    road.switch.crash().await;
+    road.switch.restart().unwrap();
+    let new = scenes(&road.switch, "captures", "new", 4, 0);
+    for scene in &new {
+        road.play(&scene.before).await;
+    }
+    let daemon = road.daemon().await;
+    until("the resync is through", || daemon.live().board.lock().unwrap().calls > 0).await;
+    for scene in &new {
+        road.play(&scene.after).await;
+    }
+    over(&daemon, &road, &old).await;
+    over(&daemon, &road, &new).await;
+    assert!(
+        new.iter().all(|scene| !rows_of(&road.zammad.log(), &scene.whole).is_empty() || calls_of(scene) == 0)
+    );
+    daemon.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_that_began_before_the_list_knew_it_is_told() {
+    let (zammad, dir) = (Road::new().zammad, tempfile::tempdir().unwrap());
+    let wire = wire::Wire::listen();
+    let daemon = Daemon::start(config(&zammad.url(), &wire.addr(), "ClueCon", dir.path())).await.unwrap();
+    let (leg, begun, _) = missed("lags");
+    let mut talk = wire.subscribed().await;
+    for body in [wire::IDLE, &wire::list([leg.as_str()])] {
+        let asked = within("the list is asked for, and again when it has caught up", talk.command()).await;
+        assert_eq!(asked.unwrap(), "api show channels as json");
+        talk.answer(body).await;
+    }
+    assert_eq!(talk.command().await.unwrap(), format!("api uuid_dump {leg}"));
+    let now = String::from_utf8(begun.events()[0].body().to_vec()).unwrap();
+    talk.answer(&now.replacen("CHANNEL_CREATE", "CHANNEL_DATA", 1)).await;
+    within("the call is known", zammad.wait_until(|rows, _| rows.len() == 1)).await;
+    daemon.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_leg_that_ends_between_the_list_and_its_dump_ends() {
+    let (zammad, dir) = (Road::new().zammad, tempfile::tempdir().unwrap());
+    let mut wire = wire::Wire::listen();
+    let daemon = Daemon::start(config(&zammad.url(), &wire.addr(), "ClueCon", dir.path())).await.unwrap();
+    let (leg, begun, _) = missed("first");
+    let mut talk = wire.subscribed().await;
+    talk.say(begun.to_bytes()).await;
+    talk.command().await.unwrap();
+    talk.answer(wire::IDLE).await;
+    // Both hear of it: the list had nothing, and the event stands.
+    within("the call is known", zammad.wait_until(|rows, _| rows.len() == 1)).await;
+    talk.close().await;
+    let mut talk = within("the daemon is back", wire.subscribed()).await;
+    assert_eq!(talk.command().await.unwrap(), "api show channels as json");
+    talk.answer(&wire::list([leg.as_str()])).await;
+    assert_eq!(talk.command().await.unwrap(), format!("api uuid_dump {leg}"));
+    talk.answer(wire::NO_CHANNEL).await;
+    within("it ends", zammad.wait_until(|rows, _| rows[0].state == "hangup")).await;
+    // A resync that is broken off keeps back nothing that was heard, though the switch stays away.
+    let (leg, begun, ended) = missed("second");
+    talk.say(begun.to_bytes()).await;
+    within("the next one is known", zammad.wait_until(|rows, _| rows.len() == 2)).await;
+    drop(talk);
+    let mut talk = within("the daemon is back", wire.subscribed()).await;
+    talk.command().await.unwrap();
+    talk.answer(&wire::list([leg.as_str()])).await;
+    talk.command().await.unwrap();
+    talk.say(ended.to_bytes()).await;
+    wire.away();
+    talk.close().await;
+    within("it ends", zammad.wait_until(|rows, _| rows[1].state == "hangup")).await;
+    assert_eq!(zammad.log()[1].comment.as_deref(), Some("cancel"));
+    daemon.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_user_who_may_ask_for_only_one_of_list_and_legs_still_ends_calls() {
+    for apis in [&["show"][..], &["uuid_dump"]] {
+        let road = Road::with(narrow(apis));
+        let daemon = as_user(&road).await;
+        let scenes = scenes(&road.switch, "captures", "narrow", 4, 2);
+        begin(&daemon, &road, &scenes, 0).await;
+        within("the link is cut", road.switch.drop_connections(Disconnect::Eof)).await;
+        for scene in &scenes {
+            road.play(&scene.gap).await;
+            road.play(&scene.after).await;
+        }
+        over(&daemon, &road, &scenes).await;
+        daemon.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_resync_that_is_broken_off_again_and_again_ends_each_call_once() {
+    let road = Road::new();
+    let daemon = road.daemon().await;
+    let scenes = scenes(&road.switch, "captures", "again", 4, 3);
+    begin(&daemon, &road, &scenes, 0).await;
+    for how in HOWS {
+        within("the link is cut", road.switch.drop_connections(how)).await;
+        for scene in &scenes {
+            road.play(&scene.gap).await;
+        }
+        let asked = road.switch.commands().len();
+        // In the middle of the answers.
+        let is_asking = || road.switch.commands().len() > asked + 8;
+        until("the daemon asks for legs", is_asking).await;
+    }
+    for scene in &scenes {
+        road.play(&scene.after).await;
+    }
+    over(&daemon, &road, &scenes).await;
+    daemon.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_befalls_one_switch_ends_no_call_of_another() {
+    let mut road = Road::new();
+    let other = Switch::start(Settings { core_uuid: "another-core".into(), ..Settings::default() }).unwrap();
+    let mut config = road.config();
+    let mut second = config.switches[0].clone();
+    second.name = "second".parse().unwrap();
+    second.address = other.addr().to_string().parse().unwrap();
+    config.switches.push(second);
+    let daemon = Daemon::start(config).await.unwrap();
+    within("it listens to both", async {
+        road.switch.wait_subscribed().await;
+        other.wait_subscribed().await;
+    })
+    .await;
+    let (begun, over) = at_event(&other, "in_answered_caller_hangs_up", "CHANNEL_HANGUP_COMPLETE", "other");
+    within("it is on the wire", other.play(&begun, freeswitch_zammad::sim::switch::Pace::AtOnce)).await;
+    within(
+        "the call is known",
+        road.zammad.wait_until(|rows, _| rows.len() == 1 && rows[0].state == "answer"),
+    )
+    .await;
+    let scenes = scenes(&road.switch, "captures", "one", 4, 0);
+    for scene in &scenes {
+        road.play(&scene.before).await;
+    }
+    let known = scenes.iter().filter(|scene| calls_of(scene) > 0).count() / 2;
+    within("calls of the first are known", road.zammad.wait_until(|rows, _| rows.len() > known)).await;
+    road.switch.crash().await;
+    road.switch.restart().unwrap();
+    let board = daemon.live().board.clone();
+    until("only the other's call goes on", || board.lock().unwrap().calls == 1).await;
+    drained(daemon.store()).await;
+    let open = || road.zammad.log().into_iter().filter(|row| row.state != "hangup").collect::<Vec<_>>();
+    assert_eq!(open().len(), 1, "{:#?}", open());
+    within("it is on the wire", other.play(&over, freeswitch_zammad::sim::switch::Pace::AtOnce)).await;
+    within("it ends", road.zammad.wait_until(|rows, _| rows[0].state == "hangup")).await;
+    assert_eq!(road.zammad.log()[0].comment.as_deref(), Some("normalClearing"));
+    daemon.stop().await.unwrap();
+}
+
+/// A switch on which our user may ask for these only.
+fn narrow(apis: &[&str]) -> Settings {
+    let user = User {
+        name: USER.into(),
+        password: "secret".into(),
+        events: SUBSCRIPTION.split_ascii_whitespace().skip(2).map(str::to_owned).collect(),
+        apis: apis.iter().map(|api| (*api).to_owned()).collect(),
+    };
+    Settings { users: vec![user], ..Settings::default() }
+}
+
+/// A daemon that logs in as that user.
+async fn as_user(road: &Road) -> Daemon {
+    let mut config = config(&road.zammad.url(), &road.switch.addr().to_string(), "secret", road.dir.path());
+    config.switches[0].user = Some(USER.parse().unwrap());
+    let daemon = Daemon::start(config).await.unwrap();
+    within("the daemon subscribes", road.switch.wait_subscribed()).await;
+    daemon
+}
+
+const USER: &str = "zammad@pbx.example.test";
+
+/// A recording under its own legs, up to the first event of this name, and the rest.
+fn at_event(switch: &Switch, recording: &str, name: &str, suffix: &str) -> (Recording, Recording) {
+    let whole = renamed(switch, &common::recording("captures", recording), suffix);
+    whole.split_at(position(&whole, name))
+}
+
+/// A call that nobody answers: its outside leg, that leg's beginning and its end.
+fn missed(suffix: &str) -> (String, Recording, Recording) {
+    let whole =
+        Recording::parse(&common::recording("captures", "in_caller_cancels")).unwrap().renamed(suffix);
+    let leg = whole.events()[position(&whole, "CHANNEL_CREATE")].header("Unique-ID").unwrap();
+    let of = |name| {
+        let of_leg = whole.only(&[name]);
+        let at = of_leg.events().iter().position(|e| e.header("Unique-ID").as_ref() == Some(&leg)).unwrap();
+        of_leg.split_at(at).1.split_at(1).0
+    };
+    (leg.clone(), of("CHANNEL_CREATE"), of("CHANNEL_HANGUP_COMPLETE"))
+}
+
+fn calls_of(scene: &Scene) -> usize {
+    scene.want.as_array().unwrap().len()
+}
+
 /// Ends the connection, and returns when the daemon has come back.
 async fn cut(road: &Road, how: Disconnect) {
     within("the link is cut", road.switch.drop_connections(how)).await;
@@ -228,11 +458,6 @@ async fn begin(daemon: &Daemon, road: &Road, scenes: &[Scene], heard: u64) {
 
 fn subscribed(recording: &Recording) -> u64 {
     recording.events().iter().filter(|e| is_subscribed(e)).count() as u64
-}
-
-fn is_subscribed(event: &Event) -> bool {
-    let kind = event.header("Event-Subclass").unwrap_or_else(|| event.name().to_owned());
-    SUBSCRIPTION.split_ascii_whitespace().any(|word| word == kind)
 }
 
 /// Each call of these scenes that Zammad knows of has ended, once, and the daemon holds none as going on.
