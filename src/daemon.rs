@@ -19,7 +19,7 @@ use crate::edge::backfill::{self, Backfill, BackfillState, Hearing, Noted};
 use crate::edge::clock;
 use crate::edge::control::{self, Live};
 use crate::edge::drain::{self, Drain, DrainState};
-use crate::edge::intake::{self, Board, Bound, ToDrain};
+use crate::edge::intake::{self, Blocked, Board, Bound, ToDrain};
 use crate::edge::listener::{self, Ask, Heard, LinkState};
 use crate::edge::stories::Shelf;
 use crate::esl::session::{Fault, Login};
@@ -105,6 +105,8 @@ impl Daemon {
             shelf: shelf.clone(),
         };
         let (asks, asked): (Vec<_>, Vec<_>) = config.switches.iter().map(|_| mpsc::channel(ASKS)).unzip();
+        let (blocked, to_end) = mpsc::channel(ASKS);
+        let blocked_end = config.calls.end_blocked_with.map(|cause| Blocked { calls: to_end, cause });
         let mut drains = JoinSet::new();
         let mut to_drains = Vec::new();
         for (zammad, client) in config.zammads.iter().zip(clients) {
@@ -114,7 +116,7 @@ impl Daemon {
             let name = zammad.name.to_string();
             to_drains.push(ToDrain { zammad: name.clone(), accepted: to, orders: order.clone() });
             live.zammads.push((name.clone(), zammad.url.to_string(), shown, order));
-            let end_blocked = config.calls.end_blocked_with.map(|cause| (cause, asks.clone()));
+            let end_blocked = config.calls.end_blocked_with.map(|_| blocked.clone());
             let drain = Drain { name, store: store.clone(), client, accepted, orders, end_blocked, state };
             drains.spawn(drain.run(
                 config.delivery.schedule(TimeZone::system(), zammad.rest_token.is_some()),
@@ -147,7 +149,7 @@ impl Daemon {
         drop(heard);
         intake::restore(&store, &mut switches, &shelf)?;
         let bound = Bound { max_events: config.delivery.max_events, when_full: config.delivery.when_full };
-        let job = intake::run(store.clone(), switches, hearing, to_drains, bound, board, shelf);
+        let job = intake::run(store.clone(), switches, hearing, blocked_end, to_drains, bound, board, shelf);
         let intake = tokio::spawn(async move {
             if let Err(why) = job.await {
                 let _ = fail.try_send(Failure::Store(why));

@@ -205,6 +205,13 @@ impl Tracker {
         self.book.live().map(|(_, leg)| leg.id.as_str())
     }
 
+    /// The Unique-ID that the outside leg of a call has now; `None` if the call is over, or has none.
+    #[must_use]
+    pub fn party_of(&self, call: &CallId) -> Option<&str> {
+        let party = self.book.call(call)?.parties.first()?;
+        self.book.leg(*party).map(|leg| leg.id.as_str())
+    }
+
     /// Whether a call is going on, or was and its leg is still remembered.
     #[must_use]
     pub fn has_told(&self, call: &CallId) -> bool {

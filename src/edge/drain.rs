@@ -12,8 +12,8 @@ use tracing::{Instrument, debug, error, info, warn};
 
 use super::clock;
 use super::intake::Accepted;
-use super::listener::Ask;
 use crate::cti::client::Client;
+use crate::cti::event::CallId;
 use crate::cti::reply::{Done, Looked, Outcome};
 use crate::queue::breaker::Link;
 use crate::queue::line::Item;
@@ -66,8 +66,8 @@ pub struct Drain {
     pub accepted: mpsc::Receiver<Accepted>,
     /// What operators ask.
     pub orders: mpsc::Receiver<Order>,
-    /// The hangup cause that ends a live call whose caller is on Zammad's block list, and whom to ask for that.
-    pub end_blocked: Option<(&'static str, Vec<mpsc::Sender<Ask>>)>,
+    /// Where to name live calls whose caller is on Zammad's block list, if those are to be ended.
+    pub end_blocked: Option<mpsc::Sender<CallId>>,
     /// For status.
     pub state: watch::Sender<DrainState>,
 }
@@ -181,7 +181,12 @@ impl Drain {
                 let client = self.client.clone();
                 jobs.spawn(async move { Finished::Looked(seq, client.look(call_id.as_str()).await) });
             }
-            Output::Blocked { call_id } => self.end_blocked_call(call_id.as_str()),
+            Output::Blocked { call_id } => {
+                if let Some(end) = &self.end_blocked {
+                    // Full or closed means that there is too much to do: then the call goes on, as it would without us.
+                    let _ = end.try_send(call_id);
+                }
+            }
             Output::Missing { seq } => settles.push(Settle::Missing { seq: Seq(seq) }),
             Output::Probe => {
                 let client = self.client.clone();
@@ -207,15 +212,6 @@ impl Drain {
                     "Zammad takes no events until this is mended; they wait"
                 );
             }
-        }
-    }
-
-    /// Only one switch has the leg; the others answer that they do not.
-    fn end_blocked_call(&self, leg: &str) {
-        let Some((cause, switches)) = &self.end_blocked else { return };
-        for switch in switches {
-            // Full or closed means that the link is being set up: then the call goes on, as it would without us.
-            let _ = switch.try_send(Ask::End { leg: leg.to_owned(), cause });
         }
     }
 

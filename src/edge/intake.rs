@@ -18,6 +18,7 @@ use super::clock;
 use super::listener::{Ask, DUMP, Heard, What, not_answered};
 use super::stories::{self, Shelf};
 use crate::call::tracker::{News, Output, Tracker};
+use crate::cti::event::CallId;
 use crate::esl::command;
 use crate::esl::event::{Event, Name};
 use crate::store::state::{self, StateError};
@@ -70,6 +71,14 @@ pub struct Figures {
     pub unaccepted: usize,
 }
 
+/// Live calls of callers on Zammad's block list, which are to be ended.
+pub struct Blocked {
+    /// Which.
+    pub calls: mpsc::Receiver<CallId>,
+    /// FreeSWITCH's hangup cause.
+    pub cause: &'static str,
+}
+
 /// Where the intake leaves its figures.
 pub type Board = Arc<Mutex<Figures>>;
 
@@ -111,6 +120,7 @@ pub async fn run(
     store: Store,
     mut switches: Vec<Switch>,
     mut heard: mpsc::Receiver<Heard>,
+    mut blocked: Option<Blocked>,
     drains: Vec<ToDrain>,
     bound: Bound,
     board: Board,
@@ -125,10 +135,12 @@ pub async fn run(
             biased;
             done = acceptor.done() => Woken::Accepted(done),
             count = heard.recv_many(&mut group, GROUP) => Woken::Heard(count),
+            (call, cause) = next_blocked(&mut blocked) => Woken::Blocked(call, cause),
             () = clock::wait_until(due) => Woken::Due,
         };
         match woken {
             Woken::Accepted(done) => note(&board, &acceptor, done?),
+            Woken::Blocked(call, cause) => end_call(&switches, &call, cause),
             Woken::Heard(0) => {
                 for (switch, resync) in switches.iter_mut().zip(&mut resyncs) {
                     resync.finish(switch);
@@ -156,6 +168,26 @@ pub async fn run(
     }
 }
 
+/// May be dropped.
+async fn next_blocked(blocked: &mut Option<Blocked>) -> (CallId, &'static str) {
+    if let Some(Blocked { calls, cause }) = blocked
+        && let Some(call) = calls.recv().await
+    {
+        return (call, *cause);
+    }
+    std::future::pending().await
+}
+
+/// The leg is asked for by the name that it has now: the call keeps the one that it began with.
+fn end_call(switches: &[Switch], call: &CallId, cause: &'static str) {
+    for switch in switches {
+        if let Some(leg) = switch.tracker.party_of(call) {
+            // Full or closed means that the link is being set up: then the call goes on, as it would without us.
+            let _ = switch.wanted.try_send(Ask::End { leg: leg.to_owned(), cause });
+        }
+    }
+}
+
 /// Waits for what is not on disk yet; a disk that refuses is not waited for.
 async fn finish(store: &Store, acceptor: &mut Acceptor, board: &Board) -> Result<(), StoreError> {
     const LOOK: Duration = Duration::from_millis(100);
@@ -178,6 +210,7 @@ async fn finish(store: &Store, acceptor: &mut Acceptor, board: &Board) -> Result
 enum Woken {
     Accepted(Result<Done, StoreError>),
     Heard(usize),
+    Blocked(CallId, &'static str),
     Due,
 }
 
