@@ -171,6 +171,23 @@ async fn state_is_kept_replaced_and_removed() {
 }
 
 #[tokio::test]
+async fn of_two_values_given_at_once_the_last_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let large = vec![7; 30_000];
+    let twice = vec![
+        change("a", Some(&large)),
+        change("a", Some(b"short")),
+        change("b", Some(&large)),
+        change("b", None),
+        change("c", None),
+        change("c", Some(&large)),
+    ];
+    store.accept(Accepting { events: vec![], state: twice }).await.unwrap();
+    assert_eq!(store.state().unwrap(), [("a".to_owned(), b"short".to_vec()), ("c".to_owned(), large)]);
+}
+
+#[tokio::test]
 async fn what_is_too_large_is_refused_whole() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

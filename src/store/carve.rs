@@ -19,7 +19,7 @@
 //! deleted). A batch's first message names the lsn of its last: a batch that is not all there is none. Segments
 //! are used again once their pages have been written elsewhere, so old messages may lie about; their lsn is lower.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -201,6 +201,24 @@ impl Survey {
         let torn = batches.into_iter().filter(|(_, last)| *last > tip).map(|(lsn, _)| lsn).min();
         Ok(Self { segments, end: torn.unwrap_or(u64::MAX) })
     }
+}
+
+/// Whether sled would find nothing in this log without its snapshot. It begins to read where the newest segment's
+/// header says that all was stable; if that segment was freed meanwhile, it takes the log for empty, says nothing,
+/// and writes over it.
+pub(super) fn needs_snapshot(log: &File) -> io::Result<bool> {
+    let mut numbers = BTreeSet::new();
+    let mut stable = 0;
+    let mut header = [0; SEGMENT_HEADER];
+    for at in (0..(log.metadata()?.len() + 1).saturating_sub(SEGMENT_HEADER as u64)).step_by(SEGMENT) {
+        log.read_exact_at(&mut header, at)?;
+        if let Some(number) = header_number(&header) {
+            numbers.insert(number);
+            let lsn = i64::from_le_bytes(header[12..].try_into().expect("eight bytes")) ^ i64::MAX;
+            stable = stable.max(u64::try_from(lsn).unwrap_or(0));
+        }
+    }
+    Ok(!numbers.is_empty() && !numbers.contains(&(stable / SEGMENT as u64)))
 }
 
 /// The number that a segment's header tells, if the header is whole.
@@ -451,6 +469,34 @@ mod tests {
             assert!(shown.len() > 50, "seed {seed}: only {} rows", shown.len());
             assert_eq!(carved(&path), shown, "seed {seed}");
         }
+    }
+
+    #[test]
+    fn a_log_that_sled_would_take_for_empty_is_told() {
+        let header = |number: usize, stable: usize| {
+            let numbers =
+                [number * SEGMENT, stable].map(|lsn| (lsn as i64 ^ i64::MAX).to_le_bytes()).concat();
+            let crc = crc32fast::hash(&numbers) ^ u32::MAX;
+            [crc.to_le_bytes().to_vec(), numbers].concat()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let needs = |segments: &[Vec<u8>]| {
+            let padded = segments.iter().map(|header| {
+                let mut segment = header.clone();
+                segment.resize(SEGMENT, 0);
+                segment
+            });
+            let path = dir.path().join("db");
+            std::fs::write(&path, padded.collect::<Vec<_>>().concat()).unwrap();
+            needs_snapshot(&File::open(path).unwrap()).unwrap()
+        };
+        assert!(!needs(&[]));
+        assert!(!needs(&[vec![0; 20]]));
+        assert!(!needs(&[header(0, 0)]));
+        assert!(!needs(&[header(18, 18 * SEGMENT - 1), vec![0; 20], header(17, 17 * SEGMENT - 1)]));
+        // Segment 17 was freed after 18 was begun.
+        assert!(needs(&[header(18, 18 * SEGMENT - 1)]));
+        assert!(needs(&[header(18, 18 * SEGMENT - 1), vec![0; 20], header(3, 3 * SEGMENT - 1)]));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! is on disk, so that a group behaves as if its requests came one after the other. Writes nothing itself and
 //! reads no clock: "now" is the latest moment that a request of the group names.
 
+use std::collections::BTreeSet;
+
 use super::error::StoreError;
 use super::record::{self, LEDGER, Ledger, Stored, piece_key, seal, seq_key, seq_of};
 use super::sled::{Changes, Disk, Tree};
@@ -58,13 +60,17 @@ impl<'d> Group<'d> {
         state: &[NewState],
         before: Option<&[Option<Seq>]>,
     ) -> Result<Vec<Option<Seq>>, StoreError> {
+        // Of a name that stands twice in this request the last value counts, and nothing of those before it.
+        let mut names = BTreeSet::new();
+        let mut state: Vec<&NewState> = state.iter().rev().filter(|s| names.insert(&s.name)).collect();
+        state.reverse();
         // All reads first: an error must leave nothing of this request in the group.
         let mut known = Vec::with_capacity(events.len());
         for event in events {
             known.push(self.seq_of(&event.id)?);
         }
         let mut leftovers = Vec::new();
-        for NewState { name, pieces } in state {
+        for NewState { name, pieces } in &state {
             let mut piece = u16::try_from(pieces.len()).expect("the handle bounds a state value");
             while self.value(Tree::State, &piece_key(name, piece))?.is_some() {
                 leftovers.push(piece_key(name, piece));

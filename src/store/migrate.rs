@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
 use super::error::StoreError;
@@ -45,6 +45,9 @@ pub(super) fn open(state_dir: &Path) -> Result<Disk, StoreError> {
     if found != Some(FORMAT) && !guess {
         write_format(state_dir)?;
     }
+    if !queue.exists() {
+        create(state_dir)?;
+    }
     let disk = Disk::open(&queue)?;
     sync_dir(state_dir).map_err(|e| StoreError::at_open(state_dir, e))?;
     upgrade(&disk)?;
@@ -62,6 +65,12 @@ pub(super) fn guard(state_dir: &Path) -> Result<Option<u32>, StoreError> {
         Some(found) if found > FORMAT => Err(StoreError::NewerFormat { found, known: FORMAT, path }),
         found => Ok(found),
     }
+}
+
+/// Creates sled's directory, whole or not at all: what is half created sled may never open again.
+fn create(state_dir: &Path) -> Result<(), StoreError> {
+    Disk::open(&folder::part(state_dir))?.close()?;
+    folder::replace(state_dir)
 }
 
 struct Step {
@@ -129,7 +138,30 @@ fn all_rows(disk: &Disk) -> Result<Rows, StoreError> {
 fn create_private_dir(dir: &Path) -> Result<(), StoreError> {
     // Phone numbers are nobody else's business.
     let created = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    created.map_err(|e| StoreError::at_open(dir, e))
+    created.map_err(|e| StoreError::at_open(dir, e))?;
+    if dir.join(FORMAT_FILE).exists() {
+        Ok(())
+    } else {
+        sync_parents(dir).map_err(|e| StoreError::at_open(dir, e))
+    }
+}
+
+/// A new directory is there after a power cut only if the one that names it was synced, and so on. That this was
+/// done `FORMAT` tells, which is written after it.
+fn sync_parents(dir: &Path) -> io::Result<()> {
+    let disk = fs::metadata(dir)?.dev();
+    for parent in dir.ancestors().skip(1) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        if fs::metadata(parent)?.dev() != disk {
+            break;
+        }
+        match sync_dir(parent) {
+            // Where this user may not even look it has created nothing.
+            Err(e) if e.kind() != io::ErrorKind::PermissionDenied => return Err(e),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 fn read_format(file: &Path) -> Result<Option<u32>, StoreError> {

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transactional, TransactionalTree};
 
+use super::carve;
 use super::error::StoreError;
 
 /// Largest key and value together, in bytes: 18 of them stay below sled's limit of 128 KiB a page.
@@ -95,6 +96,7 @@ impl Disk {
         };
         // We flush and sync each group ourselves: a flusher thread would only wake an idle machine.
         remove_half_snapshots(path)?;
+        check_snapshot(path)?;
         let config = ::sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
         let db = config.open().map_err(refused)?;
         let trees = Tree::ALL.iter().map(|t| db.open_tree(t.name())).collect::<Result<_, _>>();
@@ -220,6 +222,22 @@ fn remove_half_snapshots(path: &Path) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// Without its snapshot sled takes some logs for empty. Better damaged than that.
+fn check_snapshot(path: &Path) -> Result<(), StoreError> {
+    let names = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    if names.into_iter().any(|name| name.to_string_lossy().starts_with("snap.")) {
+        return Ok(());
+    }
+    let Ok(log) = File::open(path.join("db")) else { return Ok(()) };
+    match carve::needs_snapshot(&log) {
+        Ok(true) => {
+            Err(StoreError::damaged_file(path, "its snapshot is missing, without which sled finds nothing"))
+        }
+        Ok(false) => Ok(()),
+        Err(why) => Err(StoreError::at_open(path, why)),
+    }
 }
 
 fn wrong(path: &Path, error: ::sled::Error) -> StoreError {

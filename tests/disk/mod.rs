@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+pub(crate) mod journal;
+pub(crate) mod model;
+
 /// Puts the shim between `command` and all that is below `root`, which must exist.
 pub(crate) fn preload(command: &mut Command, root: &Path) {
     command.env("LD_PRELOAD", library()).env("SHIM_ROOT", root);

@@ -15,7 +15,8 @@
  *         erofs             nothing can be changed, or opened to be changed
  *         eio-sync [N]      syncs fail: the next N, or all
  *         eio-write [N]     writes fail: the next N, or all
- *         slow MS           each write and sync takes so many milliseconds longer
+ *         slow MS           each write and sync takes so many milliseconds longer, and holds up the others
+ *         slow-sync MS      each sync takes so many milliseconds longer; other calls go on meanwhile
  *     Counts begin anew whenever FILE holds something else than before. FILE is best replaced by a rename.
  *
  * What would change the disk in a way that is not recorded here ends the process with a message. */
@@ -196,17 +197,36 @@ static int hit(const char *call, int error) {
     return -1;
 }
 
+static void read_faults(char text[sizeof said]) {
+    text[0] = 0;
+    int fd = (int)syscall(SYS_openat, AT_FDCWD, faults_path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return;
+    ssize_t n = syscall(SYS_read, fd, text, sizeof said - 1);
+    text[n > 0 ? n : 0] = 0;
+    syscall(SYS_close, fd);
+}
+
+static void dawdle(long long ms) {
+    struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+    nanosleep(&t, NULL);
+}
+
+/* Called without the lock. */
+static void slow_sync(void) {
+    if (!faults_path) return;
+    char text[sizeof said], *rest = text;
+    read_faults(text);
+    long long ms;
+    for (char *line; (line = strsep(&rest, "\n"));)
+        if (sscanf(line, "slow-sync %lld", &ms) == 1) dawdle(ms);
+}
+
 /* Whether the call may happen; of a write, how much of it in `*len`. Called with the lock held. */
 static int faulted(enum kind kind, const char *call, int grows, size_t *len) {
     if (!faults_path) return 0;
     int keep = errno;
-    char text[sizeof said] = "";
-    int fd = (int)syscall(SYS_openat, AT_FDCWD, faults_path, O_RDONLY | O_CLOEXEC);
-    if (fd >= 0) {
-        ssize_t n = syscall(SYS_read, fd, text, sizeof text - 1);
-        text[n > 0 ? n : 0] = 0;
-        syscall(SYS_close, fd);
-    }
+    char text[sizeof said];
+    read_faults(text);
     int anew = strcmp(text, said);
     strcpy(said, text);
     if (anew) budget = syncs = writes = -1;
@@ -242,9 +262,8 @@ static int faulted(enum kind kind, const char *call, int grows, size_t *len) {
                 return hit(call, EIO);
             }
         } else if (!strcmp(word, "slow")) {
-            struct timespec t = {.tv_sec = n / 1000, .tv_nsec = n % 1000 * 1000000};
-            if (kind == WRITE || kind == SYNC) nanosleep(&t, NULL);
-        } else die("an unknown fault");
+            if (kind == WRITE || kind == SYNC) dawdle(n);
+        } else if (strcmp(word, "slow-sync")) die("an unknown fault");
     }
     errno = keep;
     return 0;
@@ -396,6 +415,7 @@ int posix_fallocate64(int fd, off64_t at, off64_t len) { return posix_fallocate(
 static int synced(const char *call, char op, int fd, int (*really)(int)) {
     pthread_once(&once, start);
     if (!fd_ours(fd)) return really(fd);
+    slow_sync();
     pthread_mutex_lock(&lock);
     int r = faulted(SYNC, call, 0, NULL) ? -1 : journal >= 0 ? 0 : really(fd);
     if (!r) record(op, ino_of(fd), NULL, NULL, 0);
