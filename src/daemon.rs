@@ -15,11 +15,12 @@ use tracing::{error, info, warn};
 use crate::call::tracker::Tracker;
 use crate::config::{Config, SwitchConfig, ZammadConfig};
 use crate::cti::client::{Client, ClientError};
+use crate::edge::accept::{Acceptor, Bound, ToDrain};
 use crate::edge::backfill::{self, Backfill, BackfillState, Hearing, Noted};
 use crate::edge::clock;
 use crate::edge::control::{self, Live};
 use crate::edge::drain::{self, Drain, DrainState};
-use crate::edge::intake::{self, Blocked, Board, Bound, ToDrain};
+use crate::edge::intake::{self, Blocked, Board};
 use crate::edge::listener::{self, Ask, Heard, LinkState};
 use crate::edge::stories::Shelf;
 use crate::esl::session::{Fault, Login};
@@ -149,7 +150,8 @@ impl Daemon {
         drop(heard);
         intake::restore(&store, &mut switches, &shelf)?;
         let bound = Bound { max_events: config.delivery.max_events, when_full: config.delivery.when_full };
-        let job = intake::run(store.clone(), switches, hearing, blocked_end, to_drains, bound, board, shelf);
+        let acceptor = Acceptor::new(store.clone(), to_drains, bound);
+        let job = intake::run(acceptor, switches, hearing, blocked_end, board, shelf);
         let intake = tokio::spawn(async move {
             if let Err(why) = job.await {
                 let _ = fail.try_send(Failure::Store(why));

@@ -54,7 +54,7 @@ pub(super) struct Done {
 }
 
 /// Takes in what the trackers say, and hands it on once it is in the store.
-pub(super) struct Acceptor {
+pub struct Acceptor {
     store: Store,
     drains: Vec<ToDrain>,
     bound: Bound,
@@ -75,7 +75,9 @@ struct Batch {
 }
 
 impl Acceptor {
-    pub(super) fn new(store: Store, drains: Vec<ToDrain>, bound: Bound) -> Self {
+    /// Nothing is under way yet.
+    #[must_use]
+    pub fn new(store: Store, drains: Vec<ToDrain>, bound: Bound) -> Self {
         Self { store, drains, bound, next: Batch::default(), under_way: None, in_flight: 0, lost: 0 }
     }
 
@@ -99,6 +101,11 @@ impl Acceptor {
     /// Events that are not on disk yet.
     pub(super) fn unaccepted(&self) -> usize {
         self.in_flight + self.next.events.len()
+    }
+
+    /// Why the disk takes nothing now, if so.
+    pub(super) fn refused(&self) -> Option<StoreError> {
+        self.store.refused()
     }
 
     /// Whether everything is on disk.

@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, warn};
 
+use super::accept::Accepted;
 use super::clock;
-use super::intake::Accepted;
 use crate::cti::client::Client;
 use crate::cti::event::CallId;
 use crate::cti::reply::{Done, Looked, Outcome};

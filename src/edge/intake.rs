@@ -11,7 +11,6 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-pub use super::accept::{Accepted, Bound, ToDrain};
 use super::accept::{Acceptor, Done};
 use super::backfill::{self, Hearing};
 use super::clock;
@@ -117,18 +116,15 @@ pub fn restore(store: &Store, switches: &mut [Switch], shelf: &Shelf) -> Result<
 /// # Errors
 /// The store failed: it must be opened anew.
 pub async fn run(
-    store: Store,
+    mut acceptor: Acceptor,
     mut switches: Vec<Switch>,
     mut heard: mpsc::Receiver<Heard>,
     mut blocked: Option<Blocked>,
-    drains: Vec<ToDrain>,
-    bound: Bound,
     board: Board,
     shelf: Shelf,
 ) -> Result<(), StoreError> {
     let mut resyncs: Vec<Resync> = switches.iter().map(|_| Resync::default()).collect();
     let mut group = Vec::with_capacity(GROUP);
-    let mut acceptor = Acceptor::new(store.clone(), drains, bound);
     loop {
         let due = switches.iter().filter_map(|s| s.tracker.poll_timeout()).min();
         let woken = tokio::select! {
@@ -146,7 +142,7 @@ pub async fn run(
                     resync.finish(switch);
                 }
                 take_in(&mut switches, &mut acceptor, &board, &shelf);
-                return finish(&store, &mut acceptor, &board).await;
+                return finish(&mut acceptor, &board).await;
             }
             Woken::Heard(_) | Woken::Due => {
                 let now = clock::now();
@@ -189,14 +185,14 @@ fn end_call(switches: &[Switch], call: &CallId, cause: &'static str) {
 }
 
 /// Waits for what is not on disk yet; a disk that refuses is not waited for.
-async fn finish(store: &Store, acceptor: &mut Acceptor, board: &Board) -> Result<(), StoreError> {
+async fn finish(acceptor: &mut Acceptor, board: &Board) -> Result<(), StoreError> {
     const LOOK: Duration = Duration::from_millis(100);
     while !acceptor.is_idle() {
         let done = tokio::time::timeout(LOOK, acceptor.done()).await;
         match done {
             Ok(done) => note(board, acceptor, done?),
             Err(_) => {
-                if let Some(why) = store.refused() {
+                if let Some(why) = acceptor.refused() {
                     let events = acceptor.unaccepted();
                     error!(reason = %why, events, "stopped while the disk refuses: events are lost");
                     return Ok(());

@@ -9,7 +9,7 @@
 //!
 //! Each task drives a pure state machine and decides nothing itself. The queues between them are bounded.
 
-mod accept;
+pub mod accept;
 pub mod answers;
 pub mod backfill;
 pub mod clock;
