@@ -45,6 +45,8 @@ mod error;
 mod group;
 mod migrate;
 mod record;
+#[doc(hidden)]
+pub mod row;
 mod sled;
 pub mod state;
 mod writer;
