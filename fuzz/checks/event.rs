@@ -30,6 +30,9 @@ pub(crate) fn check(input: &[u8]) {
     };
     let (headers, body) = by_hand.expect("what is accepted is an event");
     assert_eq!(event.body()[..], *body);
+    let named = headers.iter().find(|(name, _)| *name == b"Event-Name").expect("an event has a name").1;
+    let alone = Event::parse(&Bytes::from([b"Event-Name: ", named].concat())).expect("a name is an event");
+    assert_eq!(event.name(), alone.name(), "the first name counts");
     let mut first = HashMap::new();
     for (name, value) in &headers {
         first.entry(*name).or_insert(*value);
