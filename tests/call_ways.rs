@@ -380,6 +380,65 @@ fn everybody_is_thrown_out() {
 }
 
 #[test]
+fn an_id_that_goes_over_to_another_leg_ends_the_call_of_the_one_that_had_it() {
+    // Two callers; the end of the second was not heard, and the first takes over its id.
+    let mut s = Stream::new();
+    let first = s.caller(CUSTOMER, DID);
+    let second = s.caller("+4915199999999", DID);
+    let id = s.id(second);
+    s.rename(first, &id);
+    assert_eq!(s.tracker.open_calls(), 1);
+    s.ends(first, "ORIGINATOR_CANCEL", "recv_cancel");
+    assert_eq!(
+        s.told(),
+        ["in 4915112345678 -> 49305551001: - | cancel", "in 4915199999999 -> 49305551001: - | noAnswer"]
+    );
+    assert_eq!(s.tracker.live_legs().count(), 0);
+}
+
+#[test]
+fn a_leg_that_names_itself_as_its_other_is_one_leg() {
+    let mut s = Stream::new();
+    let own = "00000000-0000-4000-8000-000000000000";
+    let leg = s.outbound(
+        None,
+        &[
+            ("Unique-ID", own),
+            ("Other-Type", "originator"),
+            ("Other-Leg-Unique-ID", own),
+            ("Other-Leg-Channel-Name", "sofia/external/x"),
+            ("Channel-Name", "sofia/external/+4915112345678"),
+            ("Caller-Destination-Number", "+4915112345678"),
+            ("variable_sip_gateway_name", "trunk"),
+        ],
+    );
+    assert_eq!(s.tracker.legs(), 1);
+    s.end(leg, "USER_BUSY");
+    assert_eq!((s.tracker.live_legs().count(), s.tracker.open_calls()), (0, 0));
+}
+
+#[test]
+fn a_former_id_that_is_another_legs_stays_that_legs() {
+    let mut s = Stream::new();
+    let other = "00000000-0000-4000-8000-00000000000b";
+    s.send(&[
+        ("Event-Name", "CHANNEL_UUID"),
+        ("Unique-ID", "00000000-0000-4000-8000-00000000000a"),
+        ("Old-Unique-ID", other),
+        ("Call-Direction", "outbound"),
+        ("Channel-Name", "sofia/internal/1001"),
+        ("Other-Type", "originator"),
+        ("Other-Leg-Unique-ID", other),
+        ("Other-Leg-Channel-Name", "sofia/internal/1002"),
+    ]);
+    assert_eq!(s.tracker.legs(), 2);
+    for leg in s.tracker.live_legs().map(str::to_owned).collect::<Vec<_>>() {
+        s.tracker.vanished(&leg, s.now);
+    }
+    assert_eq!(s.tracker.live_legs().count(), 0);
+}
+
+#[test]
 fn a_leg_is_renamed_in_the_middle() {
     // uuid_setvar-like renames: both legs of a call get other ids; the callId stays.
     let mut s = Stream::new();

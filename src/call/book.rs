@@ -46,7 +46,7 @@ impl Book {
     pub(super) fn add(&mut self, key: LegKey, leg: Leg) {
         self.families.entry(leg.family).or_default().legs.insert(key);
         self.changed.insert(leg.family);
-        self.by_id.insert(leg.id.clone(), key);
+        self.lead(leg.id.clone(), key);
         if let Some(at) = leg.ended {
             self.ended.insert((at, key));
         }
@@ -99,14 +99,17 @@ impl Book {
         let old = std::mem::replace(&mut leg.id, new.to_owned());
         leg.former.push(old);
         let forgotten = (leg.former.len() > FORMER_MAX).then(|| leg.former.remove(0));
-        self.by_id.insert(new.to_owned(), key);
+        self.lead(new.to_owned(), key);
         if let Some(id) = forgotten {
             self.unlink(&id, key);
         }
     }
 
-    /// Another id that the leg had, heard of too late.
+    /// Another id that the leg had, heard of too late. One that leads to another leg stays that leg's.
     pub(super) fn also_called(&mut self, key: LegKey, former: &str) {
+        if self.by_id.contains_key(former) {
+            return;
+        }
         let Some(leg) = self.leg_mut(key) else { return };
         if leg.former.len() < FORMER_MAX {
             leg.former.push(former.to_owned());
@@ -185,6 +188,7 @@ impl Book {
         while let Some((at, key)) = self.ended.first().copied()
             && now.since(at) >= REMEMBERED
         {
+            self.ended.pop_first();
             self.drop_leg(key);
         }
     }
@@ -210,6 +214,19 @@ impl Book {
             self.families.remove(&leg.family);
             self.changed.insert(leg.family);
         }
+    }
+
+    /// An id leads to this leg from now on, and is no other leg's any more, now or after a restart: one that has ended
+    /// under it is left without a name.
+    fn lead(&mut self, id: String, key: LegKey) {
+        let before = self.by_id.get(&id).copied().filter(|before| *before != key);
+        if let Some(leg) = before.and_then(|before| self.leg_mut(before)) {
+            leg.former.retain(|former| *former != id);
+            if leg.id == id && leg.ended.is_some() {
+                leg.id.clear();
+            }
+        }
+        self.by_id.insert(id, key);
     }
 
     fn unlink(&mut self, id: &str, key: LegKey) {
@@ -278,9 +295,10 @@ impl Book {
         }
     }
 
-    /// The first call that waits, and until when.
-    pub(super) fn first_waiting(&self) -> Option<&(UnixMillis, CallId)> {
-        self.waiting.first()
+    /// The next call that has waited long enough at `now`, and until when it was to wait. It is handed out once.
+    pub(super) fn take_due(&mut self, now: UnixMillis) -> Option<(UnixMillis, CallId)> {
+        self.waiting.first().filter(|(due, _)| *due <= now)?;
+        self.waiting.pop_first()
     }
 
     /// Takes a call out: it is over.
@@ -329,10 +347,14 @@ impl Book {
         Some((key, kept))
     }
 
-    /// Puts back what [`Book::take_changed`] handed out.
+    /// Puts back what [`Book::take_changed`] handed out. What is here already stays as it is: no leg and no call
+    /// stands in two families.
     pub(super) fn put_back(&mut self, key: FamilyKey, legs: Vec<(LegKey, Leg)>, calls: Vec<(CallId, Call)>) {
         let mut family = Family::default();
         for (leg_key, leg) in legs {
+            if self.legs.contains_key(&leg_key) {
+                continue;
+            }
             self.last_key = self.last_key.max(leg_key.0);
             family.legs.insert(leg_key);
             for id in leg.former.iter().chain([&leg.id]) {
@@ -349,6 +371,9 @@ impl Book {
             self.legs.insert(leg_key, leg);
         }
         for (id, call) in calls {
+            if self.calls.contains_key(&id) {
+                continue;
+            }
             family.calls.insert(id.clone());
             self.index(&id, call);
         }

@@ -156,7 +156,7 @@ impl Tracker {
 
     /// The moment of [`Tracker::poll_timeout`] has come, or passed.
     pub fn handle_timeout(&mut self, now: UnixMillis) {
-        while let Some((due, call)) = self.book.first_waiting().filter(|(due, _)| *due <= now).cloned() {
+        while let Some((due, call)) = self.book.take_due(now) {
             self.note_on(call.as_str(), || "nothing more was tried for it".into());
             self.end(&call, &Ending::default(), due);
         }

@@ -111,6 +111,28 @@ impl Config {
         Ok(Loaded { config: config.expect("what could not be checked was reported"), warnings })
     }
 
+    /// As [`Config::load`], but of a `text` that is at hand, as if it stood in the file `path`; and no file is read.
+    /// For every secret in a file of its own something harmless stands in, and certificates count as not given, so
+    /// this says what a text is worth and is nothing to run with. No credentials of systemd are looked for either.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn judge(
+        text: &str,
+        path: &Path,
+        overrides: &Overrides,
+        environment: &Environment,
+    ) -> Result<Loaded, ConfigError> {
+        let mut report = fault::Report::default();
+        let raw = overlay::judge(text, path, overrides, environment, &mut report);
+        let config = raw.and_then(|mut raw| {
+            needs::stand_in_for_files(&mut raw);
+            check::config(raw, &mut report)
+        });
+        let warnings = report.close()?;
+        Ok(Loaded { config: config.expect("what could not be checked was reported"), warnings })
+    }
+
     /// The Zammad that `switch` tells its calls to.
     ///
     /// # Panics

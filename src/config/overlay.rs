@@ -117,7 +117,26 @@ pub(super) fn read_all(
     warn_of_misspelt_variables(environment, report);
     let named = flag("--config", overrides.config.clone()).or(environment.path("FREESWITCH_ZAMMAD_CONFIG"));
     let mut raw = read_file(named, default_file, report)?;
+    lay_over(&mut raw, overrides, environment, report);
+    add_credentials(&mut raw, environment);
+    Some(raw)
+}
 
+/// As [`read_all`], of a text that is at hand. Looks for no credentials.
+pub(super) fn judge(
+    text: &str,
+    path: &Path,
+    overrides: &Overrides,
+    environment: &Environment,
+    report: &mut Report,
+) -> Option<RawConfig> {
+    warn_of_misspelt_variables(environment, report);
+    let mut raw = raw::read(path, text, report)?;
+    lay_over(&mut raw, overrides, environment, report);
+    Some(raw)
+}
+
+fn lay_over(raw: &mut RawConfig, overrides: &Overrides, environment: &Environment, report: &mut Report) {
     if let Some(dir) = flag("--state-dir", overrides.state_dir.clone())
         .or(environment.path("FREESWITCH_ZAMMAD_STATE_DIR"))
         .or(raw.state_dir.take())
@@ -142,9 +161,6 @@ pub(super) fn read_all(
         raw.zammads.push(RawZammad::implied());
     }
     zammad.lay_over(&mut raw.zammads, report);
-
-    add_credentials(&mut raw, environment);
-    Some(raw)
 }
 
 /// The most that is read of a file that holds one secret.

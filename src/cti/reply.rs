@@ -209,7 +209,7 @@ fn faulty(reply: &Reply) -> Verdict {
             let to = reply.location.as_deref().unwrap_or("elsewhere");
             Verdict::Misconfigured(format!(
                 "Zammad redirects to {}: set the URL it really has",
-                without_token(to)
+                without_token(to).chars().take(200).collect::<String>()
             ))
         }
         401 => Verdict::Misconfigured(format!(
@@ -280,18 +280,33 @@ fn said(reply: &Reply) -> String {
             break;
         }
     }
-    match text.trim_end() {
+    match &*without_token(text.trim_end()) {
         "" => format!("HTTP {}", reply.status),
         text => format!("HTTP {}: {text}", reply.status),
     }
 }
 
-/// A redirect target carries our token in its path.
-fn without_token(url: &str) -> String {
-    match url.find("/cti/") {
-        Some(at) => format!("{}/cti/****", &url[..at]),
-        None => url.chars().take(200).collect(),
+/// Redirects and the pages of web servers repeat the path that was asked for, and with it our token: as it is, as
+/// a parameter of another address, as HTML or JSON write it.
+fn without_token(text: &str) -> String {
+    const SLASHES: [&str; 7] = ["/", "%2f", "%252f", "&#x2f;", "&#47;", "&sol;", "\\/"];
+    let lower = text.to_ascii_lowercase();
+    let (mut masked, mut copied) = (String::with_capacity(text.len()), 0);
+    for (found, word) in lower.match_indices("cti") {
+        let behind = found + word.len();
+        let Some(slash) = SLASHES.iter().find(|slash| lower[behind..].starts_with(**slash)) else { continue };
+        let start = behind + slash.len();
+        let length = text[start..]
+            .find(|c: char| !c.is_ascii_alphanumeric() && !"-_.~".contains(c))
+            .unwrap_or(text.len() - start);
+        if length > 0 && start >= copied {
+            masked.push_str(&text[copied..start]);
+            masked.push_str("****");
+            copied = start + length;
+        }
     }
+    masked.push_str(&text[copied..]);
+    masked
 }
 
 #[cfg(test)]
@@ -401,7 +416,39 @@ mod tests {
             location: Some("https://new.example.test/api/v1/cti/s3cret".into()),
         });
         let Verdict::Misconfigured(why) = judge(&HANGUP, &outcome) else { panic!("{outcome:?}") };
-        assert!(why.contains("https://new.example.test/api/v1/cti/****") && !why.contains("s3cret"));
+        assert!(why.contains("https://new.example.test/api/v1/cti/****:") && !why.contains("s3cret"));
+        for (text, masked) in [
+            (
+                "https://sso.test/?rd=https%3A%2F%2Fz%2Fapi%2Fv1%2Fcti%2Fs3cret&x=1",
+                "https%3A%2F%2Fz%2Fapi%2Fv1%2Fcti%2F****&x=1",
+            ),
+            ("/login?to=%252fapi%252Fv1%252Fcti%252fs3cret", "v1%252Fcti%252f****"),
+            ("https://z.test/", "https://z.test/"),
+        ] {
+            assert!(without_token(text).ends_with(masked), "{}", without_token(text));
+        }
+    }
+
+    #[test]
+    fn a_token_on_an_error_page_is_not_repeated() {
+        for page in [
+            "<h1>Not Found</h1><p>The requested URL /api/v1/cti/s3cret was not found on this server.</p>",
+            "<pre>Cannot POST &#x2F;api&#x2F;v1&#x2F;cti&#x2F;s3cret</pre>",
+            r#"{"error":"No route matches [POST] \/api\/v1\/cti\/s3cret"}"#,
+            r#"["POST \/api\/v1\/cti\/s3cret"]"#,
+            "no /cti/ here, but at /CTI/s3cret/cti/s3cret",
+        ] {
+            for status in [200, 400, 404, 422, 500, 502] {
+                for what in [NEW_CALL, HANGUP] {
+                    let verdict = format!("{:?}", judge(&what, &reply(status, page)));
+                    assert!(!verdict.contains("s3cret"), "{status}: {verdict}");
+                    assert!(status != 404 || verdict.contains("****"), "{verdict}");
+                }
+                let asked = find_call(&reply(status, page), "c").unwrap_err();
+                let words = unknown_words(&reply(status, page)).unwrap_or_default();
+                assert!(!asked.contains("s3cret") && !words.contains("s3cret"), "{asked} {words}");
+            }
+        }
     }
 
     fn reply(status: u16, body: &str) -> Outcome {

@@ -158,7 +158,8 @@ impl FrameDecoder {
         let from = self.scanned.saturating_sub(1);
         let Some(end) = memmem::find(&buf[from..], b"\n\n").map(|at| from + at) else {
             self.scanned = buf.len();
-            return if buf.len() > HEADERS_MAX { Err(FrameError::HeadersTooLong) } else { Ok(None) };
+            // The block may be as long as it may be, and the first half of its end be here.
+            return if buf.len() > HEADERS_MAX + 1 { Err(FrameError::HeadersTooLong) } else { Ok(None) };
         };
         if end > HEADERS_MAX {
             return Err(FrameError::HeadersTooLong);
@@ -180,9 +181,9 @@ fn read_head(headers: &[u8]) -> Result<(Kind, usize), FrameError> {
             return Err(FrameError::NotAHeader(String::from_utf8_lossy(shown).into_owned()));
         };
         match name {
-            b"Content-Type" => kind = Some(kind_of(value)),
+            b"Content-Type" if kind.is_none() => kind = Some(kind_of(value)),
             b"Content-Length" => {
-                let bad = || FrameError::BadLength(String::from_utf8_lossy(value).into_owned());
+                let bad = || FrameError::BadLength(beginning(value));
                 let found = decimal(value).ok_or_else(bad)?;
                 if length.is_some_and(|known| known != found) {
                     return Err(bad());
@@ -198,6 +199,14 @@ fn read_head(headers: &[u8]) -> Result<(Kind, usize), FrameError> {
         return Err(FrameError::BodyTooLong(length));
     }
     Ok((kind, length))
+}
+
+/// Enough to see that it is no length, and too little for a telephone number: it goes to the log.
+fn beginning(value: &[u8]) -> String {
+    const SHOWN: usize = 6;
+    let text = String::from_utf8_lossy(value);
+    let shown: String = text.chars().take(SHOWN).collect();
+    if shown.len() < text.len() { format!("{shown}…") } else { shown }
 }
 
 fn kind_of(content_type: &[u8]) -> Kind {
@@ -282,7 +291,37 @@ mod tests {
         ] {
             assert!(decode(broken).is_err(), "{:?}", String::from_utf8_lossy(broken));
         }
-        assert!(matches!(decode(&vec![b'x'; HEADERS_MAX + 1]), Err(FrameError::HeadersTooLong)));
+        assert!(matches!(decode(&vec![b'x'; HEADERS_MAX + 2]), Err(FrameError::HeadersTooLong)));
+    }
+
+    #[test]
+    fn the_longest_header_block_may_come_in_pieces_too() {
+        for (length, fits) in [(HEADERS_MAX - 1, true), (HEADERS_MAX, true), (HEADERS_MAX + 1, false)] {
+            let mut block = b"Content-Type: auth/request\nX: ".to_vec();
+            block.resize(length, b'x');
+            block.extend_from_slice(b"\n\n");
+            for cut in length - 1..=length + 2 {
+                let mut decoder = FrameDecoder::default();
+                let mut buf = BytesMut::from(&block[..cut]);
+                let first = decoder.decode(&mut buf);
+                buf.extend_from_slice(&block[cut..]);
+                let frame = first.and_then(|first| Ok(first.or(decoder.decode_eof(&mut buf)?)));
+                assert_eq!(matches!(frame, Ok(Some(_))), fits, "{length} bytes, cut at {cut}: {frame:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_two_types_the_first_counts_and_is_the_one_that_is_told() {
+        let frames = decode(b"Content-Type: auth/request\nContent-Type: log/data\n\n").unwrap();
+        assert_eq!(frames[0].kind, Kind::AuthRequest);
+        assert_eq!(frames[0].header("Content-Type").unwrap(), "auth/request");
+    }
+
+    #[test]
+    fn a_length_that_is_none_is_told_without_the_number_it_may_be() {
+        let why = decode(b"Content-Type: api/response\nContent-Length: +4915112345678\n\n").unwrap_err();
+        assert_eq!(why.to_string(), "a frame with the Content-Length \"+49151…\"");
     }
 
     #[test]

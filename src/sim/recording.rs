@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use memchr::memmem;
+use memchr::{memchr, memmem};
 use percent_encoding::percent_decode;
 
 use crate::time::UnixMillis;
@@ -41,11 +41,8 @@ impl Recording {
         while let Some(head) = memmem::find(&stream[at..], b"\n\n") {
             let bad = |what| BadRecording { at, what };
             let body = at + head + 2;
-            let length = match find_header(&stream[at..body], "Content-Length") {
-                None => 0,
-                Some(text) => number(text).ok_or(bad("Content-Length is no number"))?,
-            };
-            let end = body.checked_add(length).ok_or(bad("Content-Length is beyond all bounds"))?;
+            let length = announced(&stream[at..at + head]).map_err(bad)?;
+            let end = body + length;
             if end > stream.len() {
                 break;
             }
@@ -278,10 +275,30 @@ fn framed(block: &[u8], inner: &[u8]) -> (Bytes, usize) {
     (frame.freeze(), head.len())
 }
 
+/// The Content-Length of a frame's head, as strictly as whoever hears the recording will read it.
+fn announced(head: &[u8]) -> Result<usize, &'static str> {
+    if !head.is_empty()
+        && head.split(|b| *b == b'\n').any(|line| matches!(memchr(b':', line), None | Some(0)))
+    {
+        return Err("a line in a frame's head is no header");
+    }
+    let mut length = None;
+    for (_, text) in lines(head).filter(|(name, _)| *name == b"Content-Length") {
+        let digits = text.len() <= 9 && text.iter().all(u8::is_ascii_digit);
+        let found = number(text).filter(|_| digits).ok_or("Content-Length is no number")?;
+        if length.is_some_and(|known| known != found) {
+            return Err("two lengths of one frame");
+        }
+        length = Some(found);
+    }
+    Ok(length.unwrap_or_default())
+}
+
 fn lines(block: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     block.split(|b| *b == b'\n').take_while(|line| !line.is_empty()).map(|line| {
-        let colon = memmem::find(line, b": ").unwrap_or(line.len());
-        (&line[..colon], line.get(colon + 2..).unwrap_or_default())
+        let colon = memchr(b':', line).unwrap_or(line.len());
+        let value = line.get(colon + 1..).unwrap_or_default();
+        (&line[..colon], value.strip_prefix(b" ").unwrap_or(value))
     })
 }
 
@@ -430,6 +447,17 @@ mod tests {
         assert_eq!(what, BadRecording { at: 28, what: "a frame without Content-Type" });
         let what = Recording::parse(b"Content-Length: x\n\n").unwrap_err();
         assert_eq!(what.what, "Content-Length is no number");
+        for (stream, what) in [
+            ("Content-Length: +1\n\n", "Content-Length is no number"),
+            ("Content-Length: 1\nContent-Length: 2\n\n", "two lengths of one frame"),
+            ("Content-Type: auth/request\nnonsense\n\n", "a line in a frame's head is no header"),
+        ] {
+            assert_eq!(
+                Recording::parse(stream.as_bytes()).unwrap_err(),
+                BadRecording { at: 0, what },
+                "{stream:?}"
+            );
+        }
     }
 
     #[test]

@@ -48,6 +48,8 @@ mod group;
 mod migrate;
 mod model;
 mod record;
+#[doc(hidden)]
+pub mod row;
 mod salvage;
 mod sled;
 pub mod state;

@@ -16,6 +16,9 @@ use crate::time::UnixMillis;
 #[error("{0}")]
 pub struct StateError(pub String);
 
+/// Highest key that a leg can have come to.
+const KEY_MAX: u64 = u64::MAX / 2;
+
 /// A family as the tracker takes it back.
 pub type Remembered = (FamilyKey, Vec<(LegKey, Leg)>, Vec<(CallId, Call)>);
 
@@ -40,7 +43,13 @@ pub fn decode(key: &str, value: &[u8]) -> Result<(String, Remembered), StateErro
     let bad = |why: &dyn std::fmt::Display| StateError(why.to_string());
     let (switch, number) = key.rsplit_once('/').ok_or_else(|| bad(&"the key has no /"))?;
     let number = u64::from_str_radix(number, 16).map_err(|why| bad(&why))?;
-    let stored: StoredFamily = serde_json::from_slice(value).map_err(|why| bad(&why))?;
+    // serde's message can quote what it read, a telephone number, and this is logged: only the place is told.
+    let stored: StoredFamily = serde_json::from_slice(value)
+        .map_err(|why| bad(&format!("not the expected shape at byte {}", why.column())))?;
+    // Keys are counted up; from one of these the count would run over.
+    if stored.legs.iter().any(|leg| leg.key > KEY_MAX) {
+        return Err(bad(&"the key of a leg is beyond all counting"));
+    }
     let family = FamilyKey(number);
     let legs = stored.legs.into_iter().map(|leg| leg.into_leg(family)).collect();
     let calls = stored

@@ -23,10 +23,18 @@ impl Tracker {
                 }
                 return;
             }
-            self.note(key, || "its id returns for another leg: it had ended unheard".into());
-            self.leg_ended(key, &Witness::default(), at);
+            // A leg that only had the id, and goes by another, stands.
+            if self.named_so(&created.id).is_some() {
+                self.note(key, || "its id returns for another leg: it had ended unheard".into());
+                self.leg_ended(key, &Witness::default(), at);
+            }
         }
         self.admit(&created, event, at);
+    }
+
+    /// The leg that has this id now.
+    fn named_so(&self, id: &str) -> Option<LegKey> {
+        self.book.find(id).filter(|key| self.book.leg(*key).is_some_and(|leg| leg.id == id))
     }
 
     /// Takes a leg in: whose it is, what it belongs to, and whether a call begins with it.
@@ -190,7 +198,8 @@ impl Tracker {
     /// Takes in the other leg that an event names, as far as it is described. Its own call, if it has one, begins
     /// with its own next event: it may be over.
     fn hearsay(&mut self, event: &Event, at: UnixMillis) -> Option<LegKey> {
-        let id = event.some("Other-Leg-Unique-ID")?;
+        // A leg that names itself as its other is not two: of two with one id, one could never be ended.
+        let id = event.some("Other-Leg-Unique-ID").filter(|id| !event.is("Unique-ID", id))?;
         let unheard = Created::from_other_leg(event, &id)?;
         let key = self.book.next_key();
         let (mut leg, _) = self.judged(&unheard, FamilyKey(key.0));
@@ -215,6 +224,10 @@ impl Tracker {
                 self.note(key, || "nothing is sent: it was heard before".into())
             }
             (Some(key), None) => {
+                if let Some(other) = self.named_so(&new) {
+                    self.note(other, || "its id is another leg's now: it had ended unheard".into());
+                    self.leg_ended(other, &Witness::default(), at);
+                }
                 self.note(key, || format!("it is called {new} from now on, and its call stays what it was"));
                 self.book.rename(key, &new);
             }
