@@ -196,6 +196,23 @@ async fn delay_after_processing_keeps_the_event_of_a_client_that_gave_up() {
 }
 
 #[tokio::test]
+async fn it_keeps_no_more_than_it_is_told_and_counts_all() {
+    let zammad = Zammad::start(Settings { keeps: Some(4), ..Settings::default() }).unwrap();
+    for number in 1..=20 {
+        let id = format!("c{number}");
+        for event in ["newCall", "hangup"] {
+            assert_eq!(post(&zammad, &call(event, &id)).await.unwrap().status(), 200);
+        }
+        let (rows, requests) = (zammad.log(), zammad.requests());
+        assert!(rows.len() <= 8 && requests.len() <= 8, "{} rows, {} requests", rows.len(), requests.len());
+        assert_eq!(rows.last().unwrap().call_id, id);
+        let last = requests.last().unwrap();
+        assert_eq!((last.call_id.as_deref(), last.processed, last.status), (Some(&*id), true, Some(200)));
+    }
+    assert_eq!(zammad.tally()["newCall in"], 20);
+}
+
+#[tokio::test]
 async fn stopped_it_refuses_and_back_on_its_port_it_knows_its_log() {
     let mut zammad = Zammad::start(Settings::default()).unwrap();
     let client = client();

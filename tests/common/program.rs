@@ -90,6 +90,11 @@ impl Program {
         assert!(seen && err.contains(text), "waited in vain for {text:?} in:\n{err}");
     }
 
+    /// The process's number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn err(&self) -> String {
         self.err.lock().unwrap().clone()
     }

@@ -284,7 +284,7 @@ impl Switch {
     }
 
     /// Returns once everything said so far is on the wire (or its connection is gone, or stalled).
-    async fn written(&self) {
+    pub async fn written(&self) {
         let marks: Vec<oneshot::Receiver<()>> = {
             let inner = self.shared.lock();
             inner.peers.values().map(Peer::mark).collect()

@@ -4,7 +4,7 @@
 //! against recorded runs of Zammad's own code (`tests/zammad/exchanges.json`); what was not recorded but only
 //! read in its source is marked "source".
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
 
@@ -107,8 +107,11 @@ pub enum Verdict {
 #[derive(Clone, Debug, Default)]
 pub struct Log {
     rows: Vec<Row>,
-    /// Where in `rows` a stored call id is: load tests keep many thousands.
+    /// Where in `rows` a stored call id is, counted from the first row ever: load tests keep many thousands.
     by_call: HashMap<String, usize>,
+    /// Rows that are no longer there.
+    forgotten: usize,
+    tally: BTreeMap<String, u64>,
 }
 
 impl Log {
@@ -124,6 +127,27 @@ impl Log {
         self.rows.iter().rev().take(LIST_MAX).collect()
     }
 
+    /// How often each thing took effect, since the beginning: `newCall in`, `answer out`, `hangup in cancel` (the
+    /// cause up to its first comma); `missed` for a hangup that left the mark, `again` for a newCall that was known.
+    #[must_use]
+    pub const fn tally(&self) -> &BTreeMap<String, u64> {
+        &self.tally
+    }
+
+    /// Forgets the oldest rows, as Zammad itself does after a year; at least `newest` stay, at most twice as many, and
+    /// what comes after a call that goes on.
+    pub fn forget(&mut self, newest: usize) {
+        if self.rows.len() <= newest.saturating_mul(2) {
+            return;
+        }
+        let ended = self.rows.iter().take_while(|row| row.state == "hangup").count();
+        let gone = ended.min(self.rows.len() - newest);
+        for row in self.rows.drain(..gone) {
+            self.by_call.remove(&row.call_id);
+        }
+        self.forgotten += gone;
+    }
+
     /// Sets a row's mark by hand; false if there is no such row.
     pub fn set_done(&mut self, id: u64, done: bool) -> bool {
         self.rows.iter_mut().find(|r| r.id == id).map(|r| r.done = done).is_some()
@@ -136,16 +160,25 @@ impl Log {
             return Verdict::Said(422, "Invalid 'direction'!");
         }
         let answer = routing.advice(&mut event);
-        match event.name.as_deref() {
+        let verdict = match event.name.as_deref() {
             Some("newCall") => self.new_call(&event, now).map_or(Verdict::Ok(answer), |refused| refused),
             Some("answer") => self.answer(&event, now),
             Some("hangup") => self.hangup(&event, now),
             _ => Verdict::Fault(422),
+        };
+        if matches!(verdict, Verdict::Ok(_)) {
+            self.count(event.kind());
         }
+        verdict
+    }
+
+    fn count(&mut self, what: String) {
+        *self.tally.entry(what).or_default() += 1;
     }
 
     fn new_call(&mut self, event: &Event, now: UnixMillis) -> Option<Verdict> {
         if self.find(event).is_some() {
+            self.count("again".to_owned());
             return Some(already_exists(500));
         }
         let columns = (&event.from, &event.to, &event.call_id);
@@ -168,9 +201,10 @@ impl Log {
         };
         let fallback = if inbound { to } else { from };
         let queue = event.queue.as_ref().filter(|q| !q.is_empty()).unwrap_or(fallback);
-        self.by_call.insert(call_id.clone(), self.rows.len());
+        let number = self.forgotten + self.rows.len();
+        self.by_call.insert(call_id.clone(), number);
         self.rows.push(Row {
-            id: self.rows.len() as u64 + 1,
+            id: number as u64 + 1,
             call_id,
             direction: if inbound { "in" } else { "out" }.to_owned(),
             state: "newCall".to_owned(),
@@ -207,16 +241,20 @@ impl Log {
         let Some(row) = self.find(event) else { return Verdict::Fault(500) };
         let unanswered = row.state == "newCall" && event.cause.as_deref() != Some("forwarded");
         let mailbox = row.to_comment.as_deref() == Some("voicemail");
-        row.done = !(event.is_inbound() && (unanswered || mailbox));
+        let missed = event.is_inbound() && (unanswered || mailbox);
+        row.done = !missed;
         row.state = "hangup".to_owned();
         row.end_at = Some(now);
         row.comment = event.comment();
+        if missed {
+            self.count("missed".to_owned());
+        }
         Verdict::Ok(json!({}))
     }
 
     fn find(&mut self, event: &Event) -> Option<&mut Row> {
         let row = *self.by_call.get(event.call_id.as_deref()?)?;
-        self.rows.get_mut(row)
+        self.rows.get_mut(row - self.forgotten)
     }
 }
 
@@ -265,6 +303,17 @@ impl Event {
             queue: get("queue"),
             cause: get("cause"),
         }
+    }
+
+    /// See [`Log::tally`].
+    fn kind(&self) -> String {
+        let word = |text: &Option<String>| text.clone().unwrap_or_default();
+        let mut kind = format!("{} {}", word(&self.name), word(&self.direction));
+        if let Some(cause) = self.cause.as_ref().filter(|_| self.name.as_deref() == Some("hangup")) {
+            kind.push(' ');
+            kind.push_str(cause.split(',').next().unwrap_or_default());
+        }
+        kind
     }
 
     fn is_inbound(&self) -> bool {
@@ -345,6 +394,36 @@ mod tests {
         }
         let shown: Vec<u64> = log.newest().iter().map(|r| r.id).collect();
         assert_eq!(shown, (2..=61).rev().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_forgotten_is_still_counted_and_what_is_kept_still_found() {
+        let mut log = Log::default();
+        let event = |name: &str, id: u32| {
+            let cause = "cancel, 12:03, reported late";
+            json!({"event": name, "direction": "in", "from": "1", "to": "2", "callId": id.to_string(), "cause": cause})
+        };
+        for id in 1..=10 {
+            post(&mut log, &Routing::default(), &event("newCall", id));
+            log.forget(3);
+            assert!(log.rows().iter().any(|row| row.id == 8) == (id >= 8), "it goes on and is forgotten");
+            if ![8, 9, 10].contains(&id) {
+                post(&mut log, &Routing::default(), &event("hangup", id));
+            }
+            assert!((id.min(3)..=6).contains(&u32::try_from(log.rows().len()).unwrap()), "{id}");
+        }
+        let ids: Vec<u64> = log.rows().iter().map(|row| row.id).collect();
+        assert_eq!(ids, (11 - ids.len() as u64..=10).collect::<Vec<_>>());
+        assert_eq!(post(&mut log, &Routing::default(), &event("hangup", 1)), Verdict::Fault(500));
+        assert_eq!(post(&mut log, &Routing::default(), &event("answer", 9)), Verdict::Ok(json!({})));
+        assert_eq!(post(&mut log, &Routing::default(), &event("hangup", 10)), Verdict::Ok(json!({})));
+        assert_ne!(post(&mut log, &Routing::default(), &event("newCall", 10)), Verdict::Ok(json!({})));
+        let found: Vec<&str> = log.rows().iter().rev().take(2).map(|row| row.state.as_str()).collect();
+        assert_eq!(found, ["hangup", "answer"]);
+        let tally: Vec<(&str, u64)> = log.tally().iter().map(|(what, n)| (what.as_str(), *n)).collect();
+        let expected =
+            [("again", 1), ("answer in", 1), ("hangup in cancel", 8), ("missed", 8), ("newCall in", 10)];
+        assert_eq!(tally, expected);
     }
 
     #[test]

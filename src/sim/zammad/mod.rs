@@ -14,7 +14,7 @@ mod fault;
 mod http;
 mod log;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -46,6 +46,9 @@ pub struct Settings {
     pub routing: Option<Routing>,
     /// What the server's clock says when it starts; from there it runs with Tokio's.
     pub started: UnixMillis,
+    /// How many rows and requests are kept, the newest, and the rows of calls that go on; up to twice as many for a
+    /// while. `None` keeps all.
+    pub keeps: Option<usize>,
 }
 
 impl Default for Settings {
@@ -57,6 +60,7 @@ impl Default for Settings {
             enabled: true,
             routing: Some(Routing::default()),
             started: UnixMillis(1_795_444_000_000),
+            keeps: None,
         }
     }
 }
@@ -126,7 +130,13 @@ impl Zammad {
         self.shared.lock().log.rows().to_vec()
     }
 
-    /// Every request since the start, in the order of arrival.
+    /// How often each thing took effect, also of what is not kept: see [`Log::tally`].
+    #[must_use]
+    pub fn tally(&self) -> BTreeMap<String, u64> {
+        self.shared.lock().log.tally().clone()
+    }
+
+    /// Every request that is kept, in the order of arrival.
     #[must_use]
     pub fn requests(&self) -> Vec<Seen> {
         self.shared.lock().seen.clone()
@@ -226,6 +236,8 @@ struct Inner {
     since: Instant,
     log: Log,
     seen: Vec<Seen>,
+    /// Requests that are no longer in `seen`.
+    forgotten: usize,
     faults: VecDeque<Fault>,
     rule: Option<Rule>,
     in_flight: HashMap<String, usize>,
@@ -236,6 +248,21 @@ impl Inner {
     fn now(&self) -> UnixMillis {
         self.settings.started.after(self.since.elapsed())
     }
+
+    fn forget(&mut self) {
+        let Some(newest) = self.settings.keeps else { return };
+        self.log.forget(newest);
+        if self.seen.len() > newest.saturating_mul(2) {
+            let gone = self.seen.len() - newest;
+            self.seen.drain(..gone);
+            self.forgotten += gone;
+        }
+    }
+
+    /// The request of this number, if it is kept.
+    fn seen(&mut self, number: usize) -> Option<&mut Seen> {
+        self.seen.get_mut(number.checked_sub(self.forgotten)?)
+    }
 }
 
 impl Shared {
@@ -245,6 +272,7 @@ impl Shared {
             since: Instant::now(),
             log: Log::default(),
             seen: Vec::new(),
+            forgotten: 0,
             faults: VecDeque::new(),
             rule: None,
             in_flight: HashMap::new(),
@@ -279,8 +307,9 @@ impl Shared {
             let now = *now;
             inner.max_in_flight = inner.max_in_flight.max(now);
         }
+        let number = inner.forgotten + inner.seen.len();
         inner.seen.push(seen);
-        let number = inner.seen.len() - 1;
+        inner.forget();
         drop(inner);
         self.changed.send_replace(());
         Visit { shared: Arc::clone(self), number, call_id, fault }
@@ -299,14 +328,19 @@ impl Visit {
     fn process(&self, request: &http::Request) -> Answer {
         let mut inner = self.shared.lock();
         let answer = inner.process(request);
-        inner.seen[self.number].processed = true;
+        if let Some(seen) = inner.seen(self.number) {
+            seen.processed = true;
+        }
+        inner.forget();
         drop(inner);
         self.shared.changed.send_replace(());
         answer
     }
 
     fn answered(&self, status: u16) {
-        self.shared.lock().seen[self.number].status = Some(status);
+        if let Some(seen) = self.shared.lock().seen(self.number) {
+            seen.status = Some(status);
+        }
         self.shared.changed.send_replace(());
     }
 }
