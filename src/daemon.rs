@@ -28,8 +28,9 @@ use crate::queue::breaker::Link;
 use crate::queue::schedule::Counters;
 use crate::store::{Limits, Store, StoreError};
 
-/// Delivered events that are kept, whatever their age.
-const DELIVERED_MAX: usize = 200_000;
+/// Delivered events that are kept, whatever their age: three days of 10,000 calls. sled's file settles at some 2.5 kB
+/// for each, and its memory follows its file.
+const DELIVERED_MAX: usize = 100_000;
 /// A store's directory that is larger, in bytes, is made anew once its events are delivered.
 const SWAP_BYTES: u64 = 64 * 1024 * 1024;
 /// Questions that may wait for a switch.

@@ -72,6 +72,8 @@ pub(super) fn run(
         let (batch, asked_to_close) = gather(first, &mut requests);
         close = asked_to_close;
         writer.write(batch);
+        // Also when there is always something to write.
+        writer.go_on_copying();
     }
     // What still waits is answered with `Closed`.
     drop(requests);
