@@ -13,7 +13,8 @@ use serde_json::Value;
 
 use super::Input;
 
-const TOKEN: &str = "s3cret-T0ken";
+/// Q stands in no input, so that nothing can put the token together by itself.
+const TOKEN: &str = "s3cret-Q0ken";
 const CALL: &str = "82ac7419-a888-417e-88d9-a0bd613f105d";
 
 pub(crate) fn check(input: &[u8]) {
@@ -114,7 +115,7 @@ fn header(text: &[u8]) -> String {
 }
 
 fn endpoint_in(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text).replace(TOKEN, "");
+    let text = String::from_utf8_lossy(text).replace('Q', "q");
     text.replace('\u{1}', &format!("/api/v1/cti/{TOKEN}"))
         .replace('\u{2}', &format!("%2Fapi%2Fv1%2Fcti%2F{TOKEN}"))
         .replace('\u{3}', &format!("&#x2F;api&#x2F;v1&#x2F;cti&#x2F;{TOKEN}"))

@@ -175,21 +175,24 @@ impl Play {
             if one == other || over || self.known[at] && !chosen(one) {
                 return false;
             }
-            self.births[at] = self.births[from].or(self.births[at]);
+            self.is_born(other, false);
+            self.births[at] = self.births[from];
+            self.known[at] = true;
+            return true;
         }
-        let again = kind <= CREATED && chosen(one) && flags & SECOND_LIFE != 0;
-        for (leg, fresh) in [(one, again), (other, false)] {
-            let leg_at = usize::from(leg);
-            // Some never say when they were made.
-            let timeless = matches!(leg, 5 | 6);
-            let took_it_along = kind == RENAMED && leg == one;
-            if (fresh || !self.known[leg_at]) && !timeless && !took_it_along {
-                self.last_birth += 1;
-                self.births[leg_at] = Some(self.last_birth);
-            }
-            self.known[leg_at] = true;
-        }
+        self.is_born(one, kind <= CREATED && chosen(one) && flags & SECOND_LIFE != 0);
+        self.is_born(other, false);
         true
+    }
+
+    /// A leg that was not heard of, or is another by an old id, has its own moment of creation; some never say it.
+    fn is_born(&mut self, leg: u8, again: bool) {
+        let at = usize::from(leg);
+        if (again || !self.known[at]) && !matches!(leg, 5 | 6) {
+            self.last_birth += 1;
+            self.births[at] = Some(self.last_birth);
+        }
+        self.known[at] = true;
     }
 
     fn waits(&mut self, moves: &mut Input<'_>) {

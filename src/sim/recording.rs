@@ -444,10 +444,11 @@ mod tests {
     #[test]
     fn what_is_no_frame_is_said_with_its_place() {
         let what = Recording::parse(b"Content-Type: auth/request\n\nHello\n\n").unwrap_err();
-        assert_eq!(what, BadRecording { at: 28, what: "a frame without Content-Type" });
+        assert_eq!(what, BadRecording { at: 28, what: "a line in a frame's head is no header" });
         let what = Recording::parse(b"Content-Length: x\n\n").unwrap_err();
         assert_eq!(what.what, "Content-Length is no number");
         for (stream, what) in [
+            ("X: y\n\n", "a frame without Content-Type"),
             ("Content-Length: +1\n\n", "Content-Length is no number"),
             ("Content-Length: 1\nContent-Length: 2\n\n", "two lengths of one frame"),
             ("Content-Type: auth/request\nnonsense\n\n", "a line in a frame's head is no header"),

@@ -224,7 +224,7 @@ impl Tracker {
                 self.note(key, || "nothing is sent: it was heard before".into())
             }
             (Some(key), None) => {
-                if let Some(other) = self.named_so(&new) {
+                if let Some(other) = self.named_so(&new).filter(|other| self.book.is_up(*other)) {
                     self.note(other, || "its id is another leg's now: it had ended unheard".into());
                     self.leg_ended(other, &Witness::default(), at);
                 }
