@@ -93,6 +93,8 @@ impl Daemon {
     pub async fn start(config: Config) -> Result<Self, Failure> {
         let clients = clients(&config)?;
         let store = open(&config).await?;
+        // From here on nobody else can look into the store: so that whoever wants to can ask us.
+        let socket = control::listen(&config.state_dir);
         let (hear, post) = (CancellationToken::new(), CancellationToken::new());
         let (fail, failure) = mpsc::channel(1);
         let (heard, hearing) = mpsc::channel(intake::QUEUE);
@@ -158,7 +160,7 @@ impl Daemon {
                 let _ = fail.try_send(Failure::Store(why));
             }
         });
-        let control = serve(&config, store.clone(), live.clone(), post.clone());
+        let control = serve(socket, store.clone(), live.clone(), post.clone());
         Ok(Self { live, failure, listeners, intake, drains, control, hear, post, store })
     }
 
@@ -298,11 +300,18 @@ fn explaining(mut tracker: Tracker) -> Tracker {
     tracker
 }
 
-fn serve(config: &Config, store: Store, live: Live, stop: CancellationToken) -> JoinHandle<()> {
-    let dir = config.state_dir.clone();
+fn serve(
+    socket: std::io::Result<control::Socket>,
+    store: Store,
+    live: Live,
+    stop: CancellationToken,
+) -> JoinHandle<()> {
     tokio::spawn(async move {
-        if let Err(why) = control::serve(&dir, store, live, stop).await {
-            warn!(reason = %why, "no control socket: status and queue only work while the daemon is stopped");
+        match socket {
+            Ok(socket) => socket.serve(store, live, stop).await,
+            Err(why) => {
+                warn!(reason = %why, "no control socket: status and queue only work while the daemon is stopped");
+            }
         }
     })
 }

@@ -99,7 +99,7 @@ fn what_is_no_recording_is_one_sentence_after_what_could_be_read() {
         }
     }
     refused(&run(&["trace", "/nonexistent.esl"]), 1, &["/nonexistent.esl"]);
-    refused(&run(&["trace", dir.path().to_str().unwrap()]), 1, &["directory"]);
+    refused(&run(&["trace", dir.path().to_str().unwrap()]), 1, &["call detail record", "mod_json_cdr"]);
 }
 
 fn wait_for_size(file: &str, played: &[u8]) {

@@ -181,6 +181,13 @@ async fn outages(road: &mut Road, daemon: &Daemon) {
     road.zammad.clear_faults();
     drained(daemon.store()).await;
 
+    // A caller on the block list, while the call goes on.
+    let rings =
+        renamed(&road.switch, &common::recording("captures", "in_answered_caller_hangs_up"), "blocked");
+    road.play(&rings.split_at(2).0).await;
+    until("it is ended", || road.switch.commands().iter().any(|(_, said)| said.contains("uuid_kill"))).await;
+    drained(daemon.store()).await;
+
     let link = daemon.live().switches[0].2.clone();
     let losses = link.borrow().losses;
     road.switch.crash().await;

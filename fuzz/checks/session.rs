@@ -105,7 +105,7 @@ impl Watched {
         if !self.session.is_listening() {
             return;
         }
-        let one_line = !command.contains(['\n', '\r', '\0']);
+        let one_line = !command.contains(char::is_control);
         assert_eq!(self.session.ask(command).is_ok(), one_line, "{command:?}");
         if one_line {
             self.asked.push_back(command.to_owned());

@@ -12,6 +12,9 @@ use crate::store::StoreError;
 
 /// How often a store is tried again that its disk does not let us open.
 const OPEN_AGAIN: Duration = Duration::from_secs(2);
+/// How often, and how long after each other, a store is tried that somebody else holds.
+const LOCKED_LOOKS: u32 = 10;
+const LOCKED_AGAIN: Duration = Duration::from_millis(100);
 
 pub(super) fn run(common: &Common) -> Result<ExitCode, Failure> {
     end_with_any_task();
@@ -67,6 +70,7 @@ fn end_with_any_task() {
 /// beside the switch hears of its calls the sooner.
 async fn start(config: Config) -> Result<Daemon, Failure> {
     let mut said = None;
+    let mut locked = 0;
     loop {
         let (program, dir) = (program()?, config.state_dir.clone());
         let sound = tokio::task::spawn_blocking(move || heal::make_sound(&program, &dir)).await;
@@ -83,6 +87,11 @@ async fn start(config: Config) -> Result<Daemon, Failure> {
                     said = Some(why);
                 }
                 tokio::time::sleep(OPEN_AGAIN).await;
+            }
+            // Whoever held it may be about to end: a daemon that was killed this moment, or a look into its queue.
+            Err(daemon::Failure::Store(StoreError::Locked { .. })) if locked < LOCKED_LOOKS => {
+                locked += 1;
+                tokio::time::sleep(LOCKED_AGAIN).await;
             }
             started => return started.map_err(ended),
         }

@@ -12,7 +12,7 @@ use super::{Common, Failure, print, say};
 use crate::config::Needs;
 use crate::edge::control::Request;
 use crate::edge::heal::{self, Finding, Health};
-use crate::edge::rows;
+use crate::edge::{process, rows};
 use crate::store::{self, Relic};
 
 /// Rows handed over at once.
@@ -49,6 +49,9 @@ enum Command {
         /// Read no longer than this
         #[arg(long)]
         budget_ms: Option<u64>,
+        /// End with this process, which asks
+        #[arg(long = "for", value_name = "PID")]
+        parent: Option<u32>,
     },
 }
 
@@ -57,7 +60,8 @@ pub(super) fn run(store: &Store, common: &Common) -> Result<ExitCode, Failure> {
         Command::Verify { json } => verify(common, *json),
         Command::Salvage { dir: None, dry_run: _ } => salvage(common),
         Command::Salvage { dir: Some(dir), dry_run } => take_in(common, dir, *dry_run),
-        Command::Probe { state_dir, budget_ms } => {
+        Command::Probe { state_dir, budget_ms, parent } => {
+            parent.map_or(Ok(()), process::end_with).map_err(Failure::new)?;
             let finding = heal::examine(state_dir, budget_ms.map(Duration::from_millis));
             print(&serde_json::to_string(&finding).unwrap_or_default());
             Ok(ExitCode::SUCCESS)

@@ -165,41 +165,64 @@ pub fn socket_path(state_dir: &Path) -> PathBuf {
 /// # Errors
 /// If the socket cannot be made.
 pub async fn serve(state_dir: &Path, store: Store, live: Live, stop: CancellationToken) -> io::Result<()> {
+    listen(state_dir)?.serve(store, live, stop).await;
+    Ok(())
+}
+
+/// The socket, at which clients may already knock.
+pub struct Socket {
+    listener: UnixListener,
+    owner: u32,
+    path: PathBuf,
+}
+
+/// Makes the socket. Whoever holds the store owns it, so an old one is a leftover.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn listen(state_dir: &Path) -> io::Result<Socket> {
     let path = socket_path(state_dir);
     let (listener, owner) = bind(state_dir, &path)?;
-    let live = Arc::new(live);
-    let room = Arc::new(Semaphore::new(CLIENTS_MAX));
-    loop {
-        let (stream, _) = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
-                Err(why) => {
-                    warn!(reason = %why, "the control socket fails");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                    continue;
-                }
-            },
-        };
-        let admitted = admit(&stream, owner, &room);
-        let (store, live) = (store.clone(), Arc::clone(&live));
-        tokio::spawn(async move {
-            let talk = async {
-                match admitted {
-                    Ok(_place) => converse(stream, &store, &live).await,
-                    Err(why) => refuse(stream, &why).await,
-                }
+    Ok(Socket { listener, owner, path })
+}
+
+impl Socket {
+    /// Answers until cancelled.
+    pub async fn serve(self, store: Store, live: Live, stop: CancellationToken) {
+        let Self { listener, owner, path } = self;
+        let live = Arc::new(live);
+        let room = Arc::new(Semaphore::new(CLIENTS_MAX));
+        loop {
+            let (stream, _) = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = listener.accept() => match accepted {
+                    Ok(accepted) => accepted,
+                    Err(why) => {
+                        warn!(reason = %why, "the control socket fails");
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                        continue;
+                    }
+                },
             };
-            match tokio::time::timeout(PATIENCE, talk).await {
-                Ok(Ok(())) => {}
-                Ok(Err(why)) => debug!(reason = %why, "a control client went away"),
-                Err(_) => debug!("a control client was too slow"),
-            }
-        });
+            let admitted = admit(&stream, owner, &room);
+            let (store, live) = (store.clone(), Arc::clone(&live));
+            tokio::spawn(async move {
+                let talk = async {
+                    match admitted {
+                        Ok(_place) => converse(stream, &store, &live).await,
+                        Err(why) => refuse(stream, &why).await,
+                    }
+                };
+                match tokio::time::timeout(PATIENCE, talk).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(why)) => debug!(reason = %why, "a control client went away"),
+                    Err(_) => debug!("a control client was too slow"),
+                }
+            });
+        }
+        // It would only tell the next client that nobody listens.
+        let _ = fs::remove_file(path);
     }
-    // It would only tell the next client that nobody listens.
-    let _ = fs::remove_file(path);
-    Ok(())
 }
 
 /// The listening socket and whose it is.

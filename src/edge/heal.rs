@@ -108,7 +108,7 @@ pub fn examine(state_dir: &Path, budget: Option<Duration>) -> Finding {
 #[must_use]
 pub fn ask_child(program: &Path, state_dir: &Path, budget: Option<Duration>) -> Finding {
     let mut command = Command::new(program);
-    command.args(["store", "probe"]).arg(state_dir);
+    command.args(["store", "probe"]).arg(state_dir).arg("--for").arg(std::process::id().to_string());
     if let Some(budget) = budget {
         command.arg("--budget-ms").arg(budget.as_millis().to_string());
     }

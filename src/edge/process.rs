@@ -3,7 +3,10 @@
 use std::io;
 
 use rustix::fs::Mode;
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit, umask};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, Signal, getppid, set_dumpable_behavior,
+    set_parent_process_death_signal, setrlimit, umask,
+};
 
 /// From here on new files are this user's alone (sled makes its own with whatever the umask leaves), and a crash
 /// leaves no core file. Children inherit both. To be called before there are threads.
@@ -14,6 +17,17 @@ pub fn keep_private() -> io::Result<()> {
     umask(Mode::RWXG | Mode::RWXO);
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     Ok(())
+}
+
+/// This process ends when `parent`, which started it, does: it works for nobody else, and may hold what the parent's
+/// successor needs.
+///
+/// # Errors
+/// If the system refuses, or `parent` has ended already.
+pub fn end_with(parent: u32) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let now = getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
+    if now == Some(parent) { Ok(()) } else { Err(io::Error::other("the process that asked has ended")) }
 }
 
 /// From here on no other process of this user can read this one's memory or its environment, and a crash is not
