@@ -397,6 +397,26 @@ fn an_id_that_goes_over_to_another_leg_ends_the_call_of_the_one_that_had_it() {
 }
 
 #[test]
+fn a_leg_that_goes_by_another_id_stands_when_its_first_one_returns() {
+    let mut s = Stream::new();
+    let headers = |from: &'static str| {
+        let mut headers = Stream::caller_headers("sofia/external/x@provider.example.test", from, DID);
+        headers.push(("Unique-ID", "desk"));
+        headers
+    };
+    let first = s.create(&headers(CUSTOMER));
+    s.rename(first, "moved");
+    let second = s.create(&headers("+4915199999999"));
+    assert_eq!(s.tracker.open_calls(), 2);
+    s.ends(first, "ORIGINATOR_CANCEL", "recv_cancel");
+    s.end(second, "USER_BUSY");
+    assert_eq!(
+        s.told(),
+        ["in 4915112345678 -> 49305551001: - | cancel", "in 4915199999999 -> 49305551001: - | busy"]
+    );
+}
+
+#[test]
 fn a_leg_that_names_itself_as_its_other_is_one_leg() {
     let mut s = Stream::new();
     let own = "00000000-0000-4000-8000-000000000000";
