@@ -50,7 +50,7 @@ mod invariants {
         let dir = tempfile::tempdir().unwrap();
         // More than the drain holds in memory.
         let store_here = Store::open(dir.path(), limits()).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         for group in (0..12_000_u64).collect::<Vec<_>>().chunks(400) {
             let long = |n: &u64| {
                 let mut event = event(*n);
@@ -347,7 +347,7 @@ struct Made {
 impl Made {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         for round in 0..3 {
             let store = Store::open(dir.path(), limits()).unwrap();
             runtime.block_on(async {

@@ -74,7 +74,8 @@ fn child_that_accepts() {
     let Ok(dir) = env::var(STATE_DIR).map(PathBuf::from) else { return };
     let next = Arc::new(AtomicU64::new(env::var(FIRST).unwrap().parse().unwrap()));
     let store = Store::open(&dir, limits()).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
     for _ in 0..CALLERS {
         let (store, next) = (store.clone(), Arc::clone(&next));
         runtime.spawn(async move {

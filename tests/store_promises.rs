@@ -363,7 +363,7 @@ proptest! {
     /// The counts are kept, never counted: they must agree with the rows whatever was done.
     #[test]
     fn invariant_counts_and_identities_agree_with_the_rows(steps in prop::collection::vec(step(), 1..40)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             let dir = tempfile::tempdir().unwrap();
             let few = Limits { delivered_max: 4, dead_max: 4, ..limits() };

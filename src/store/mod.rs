@@ -32,9 +32,10 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -72,6 +73,11 @@ pub const EVENT_MAX: usize = 4 * 1024;
 /// Largest state value, in bytes: a call with some thousand legs.
 pub const STATE_MAX: usize = 1024 * 1024;
 
+/// How long an answer is waited for before the disk is nudged; then twice as long each time.
+const NUDGE_AFTER: Duration = Duration::from_secs(1);
+/// Nudges at a time.
+const NUDGES_MAX: u32 = 16;
+
 const _: () = assert!(KEY_MAX + PIECE_MAX <= sled::ROW_MAX, "a piece of state fits a row");
 const _: () = assert!(EVENT_MAX + 6 * record::STORY_MAX <= sled::ROW_MAX, "a dead letter fits a row");
 
@@ -96,6 +102,7 @@ impl Store {
             broken: watch::Sender::new(None),
             refused: Mutex::new(None),
             closing: AtomicBool::new(false),
+            nudges: AtomicU32::new(0),
         });
         let (requests, waiting) = mpsc::channel(GROUP_MAX);
         let thread = std::thread::Builder::new().name("store-writer".to_owned());
@@ -309,7 +316,30 @@ impl Store {
         let (answer, outcome) = oneshot::channel();
         let requests = self.inner.requests.as_ref().expect("present until the last handle is dropped");
         requests.send(request(answer)).await.map_err(|_| StoreError::Closed)?;
-        outcome.await.map_err(|_| StoreError::Closed)?
+        let mut outcome = outcome;
+        let mut patience = NUDGE_AFTER;
+        loop {
+            match tokio::time::timeout(patience, &mut outcome).await {
+                Ok(outcome) => return outcome.map_err(|_| StoreError::Closed)?,
+                Err(_) => self.nudge(),
+            }
+            patience *= 2;
+        }
+    }
+
+    /// The disk is slow, or sled has forgotten to wake the writer after a write that failed.
+    fn nudge(&self) {
+        let shared = Arc::clone(&self.inner.shared);
+        if shared.nudges.fetch_add(1, Ordering::Relaxed) < NUDGES_MAX {
+            tokio::task::spawn_blocking(move || {
+                if let Some(disk) = shared.disk().as_ref() {
+                    disk.nudge();
+                }
+                shared.nudges.fetch_sub(1, Ordering::Relaxed);
+            });
+        } else {
+            shared.nudges.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     fn page<T: Row>(&self, from: Seq, limit: usize) -> Result<Vec<(Seq, T)>, StoreError> {
@@ -368,6 +398,8 @@ struct Shared {
     refused: Mutex<Option<StoreError>>,
     /// Whoever waits for the disk is to give up.
     closing: AtomicBool,
+    /// Nudges under way: each waits as long as the disk does.
+    nudges: AtomicU32,
 }
 
 impl Shared {
@@ -475,8 +507,6 @@ fn bounded(what: impl FnOnce() -> String, bytes: usize, max: usize) -> Result<()
 mod tests {
     use super::sled::Changes;
     use super::*;
-    use std::time::Duration;
-
     use crate::cti::event::{CallId, Direction, Event, What};
 
     #[tokio::test]

@@ -7,6 +7,7 @@
 //! - `conf` and the directories are never synced. [`Disk::open`] syncs them before anything is accepted.
 //! - Pages over 128 KiB go to files of their own under `blobs/`, which are never synced, so that a power cut
 //!   loses the page and every row on it. A leaf holds up to some 20 rows; [`ROW_MAX`] keeps it small enough.
+//! - A write that fails in the background leaves a flush that waits for it waiting for ever; [`Disk::nudge`] ends that.
 //! - After the last handle is dropped, a thread of sled's pool may hold the locked file a moment longer.
 //!   [`Disk::close`] waits for it.
 
@@ -158,6 +159,13 @@ impl Disk {
             error => wrong(&self.path, error),
         })?;
         self.log.sync_data().map_err(not_synced)
+    }
+
+    /// After a write that failed in the background sled does not wake who waits for it: a flush that finds the error
+    /// does. Where nothing failed it waits for the disk, as they do.
+    pub(super) fn nudge(&self) {
+        // Whoever waits is told the same.
+        let _ = self.db.flush();
     }
 
     /// Bytes that the directory takes.

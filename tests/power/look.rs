@@ -126,7 +126,7 @@ impl Contents {
 
 /// The child: tells of each state directory that is named on a line of its input, behind a word for [`How`].
 pub(crate) fn run() {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     for line in stdin().lock().lines() {
         let line = line.unwrap();
         let (how, dir) = line.split_once(' ').unwrap();
