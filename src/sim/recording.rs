@@ -92,7 +92,15 @@ impl Recording {
         // Of an id that is the beginning of another, the longer one must match first.
         pairs.sort_by_key(|(id, _)| std::cmp::Reverse(id.len()));
         self.map(|event| {
-            event.with_body(&replaced(event.header_block(), &pairs), &replaced(event.inner(), &pairs))
+            let mut block = Vec::with_capacity(event.header_block().len());
+            for (name, value) in event.raw_headers() {
+                // An id can be as short as a letter: it stands in values only, and no event is called after a leg.
+                match name {
+                    b"Event-Name" => copy(name, value, &mut block),
+                    _ => copy(name, &replaced(value, &pairs), &mut block),
+                }
+            }
+            event.with_body(&block, &replaced(event.inner(), &pairs))
         })
     }
 
@@ -417,6 +425,14 @@ mod tests {
         assert_eq!(leg.header("Unique-ID"), leg.header("Bridge-A-Unique-ID"));
         assert_eq!(job.inner(), b"+OK own-7\n");
         assert_eq!(job.header("Content-Length").unwrap(), "10");
+    }
+
+    #[test]
+    fn an_id_that_is_part_of_a_header_name_renames_no_header() {
+        let renamed =
+            recording(&[event(&[("Event-Name", "HEARTBEAT"), ("Unique-ID", "E")], "")]).renamed("7");
+        let [event] = renamed.events() else { panic!("one event") };
+        assert_eq!((event.name(), event.header("Unique-ID").as_deref()), ("HEARTBEAT", Some("E-7")));
     }
 
     #[test]

@@ -288,7 +288,7 @@ impl TryFrom<PendingRow> for Pending {
             WhatRow::NewCall { user, queue } => What::NewCall { user, queue },
             WhatRow::Answer { answering_number, user } => What::Answer { answering_number, user },
             WhatRow::Hangup { cause } => {
-                What::Hangup { cause: cause.parse().map_err(|e| format!("its cause: {e}"))? }
+                What::Hangup { cause: cause.parse().map_err(|_| "its cause is no CTI cause".to_owned())? }
             }
         };
         let direction = match row.direction {
@@ -391,6 +391,11 @@ mod tests {
         let value = seal(Tree::Pending, &key, br#"{"id":"a","happened":"4930123456"}"#);
         let error = open::<Pending>(Tree::Pending, &key, &value).unwrap_err().to_string();
         assert_eq!(error, "the store is damaged: row 7 of tree pending: not the expected shape at byte 33");
+        let mut row = String::from_utf8(sample().encode()).unwrap();
+        row = row.replace("\"busy\"", "\"4930123456\"");
+        let value = seal(Tree::Pending, &key, row.as_bytes());
+        let error = open::<Pending>(Tree::Pending, &key, &value).unwrap_err().to_string();
+        assert_eq!(error, "the store is damaged: row 7 of tree pending: its cause is no CTI cause");
     }
 
     #[test]

@@ -12,7 +12,7 @@
  *         enospc            nothing can be created, grown or written
  *         enospc-grow       nothing can be created or grown; what a file already covers can be written
  *         enospc-after N    N bytes more can be written, the last write is cut short; then as enospc
- *         erofs             nothing can be changed, or opened to be changed
+ *         erofs             nothing can be changed, or opened to be changed; what was written can be synced
  *         eio-sync [N]      syncs fail: the next N, or all
  *         eio-write [N]     writes fail: the next N, or all
  *         slow MS           each write and sync takes so many milliseconds longer, and holds up the others
@@ -248,7 +248,7 @@ static int faulted(enum kind kind, const char *call, int grows, size_t *len) {
                 budget -= (long long)*len;
             }
         } else if (!strcmp(word, "erofs")) {
-            return hit(call, EROFS);
+            if (kind != SYNC) return hit(call, EROFS);
         } else if (!strcmp(word, "eio-sync")) {
             if (anew) syncs = n;
             if (kind == SYNC && syncs != 0) {
