@@ -8,7 +8,7 @@
 //!
 //! Reads beside the running calls: off the runtime's threads, some files at a time. Records are written when a leg
 //! ends, at times some seconds later, and not all at once: the folder is looked at several times, and a call is told
-//! once its end is [`SETTLED`] past.
+//! once its end is ten seconds past.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
