@@ -229,13 +229,22 @@ impl Unwritten<'_> {
 }
 
 impl Timeline {
-    fn add(&mut self, at: Micros, step: Step, (depth, nth): (usize, usize), headers: Headers) {
-        self.entries.push((When { at, step, depth, nth }, headers.event()));
+    /// Takes in the events of one leg: none lies before its beginning or behind its end, whatever the files say.
+    fn of_a_leg(
+        &mut self,
+        begun: Micros,
+        ended: Micros,
+        (depth, nth): (usize, usize),
+    ) -> impl FnMut(Micros, Step, Headers) {
+        move |at, step, headers| {
+            let at = at.clamp(begun, ended.max(begun));
+            self.entries.push((When { at, step, depth, nth }, headers.event()));
+        }
     }
 
     fn own(&mut self, cdr: &Cdr, depth: usize) {
-        let rank = (depth, 0);
-        self.add(cdr.begun, Step::Created, rank, cdr.creation());
+        let mut add = self.of_a_leg(cdr.begun, cdr.ended, (depth, 0));
+        add(cdr.begun, Step::Created, cdr.creation());
         if let Some(answered) = cdr.answered {
             let mut headers = Headers::of("CHANNEL_ANSWER", cdr.id(), &cdr.core);
             headers.set("Answer-State", "answered");
@@ -243,13 +252,13 @@ impl Timeline {
                 headers.set("variable_current_application", &running.name);
                 headers.set("variable_current_application_data", &running.arguments);
             }
-            self.add(answered, Step::Answered, rank, headers);
+            add(answered, Step::Answered, headers);
         }
         for (at, peer) in cdr.bridges() {
             let mut headers = Headers::of("CHANNEL_BRIDGE", cdr.id(), &cdr.core);
             headers.set("Bridge-A-Unique-ID", cdr.id());
             headers.set("Bridge-B-Unique-ID", peer);
-            self.add(at, Step::Joined, rank, headers);
+            add(at, Step::Joined, headers);
         }
         for application in cdr.applications.iter().filter(|a| a.name == "conference" && a.at > 0) {
             let room = application.arguments.split(['@', '+']).next().unwrap_or_default();
@@ -257,15 +266,15 @@ impl Timeline {
             headers.set("Event-Subclass", "conference::maintenance");
             headers.set("Action", "add-member");
             headers.set("Conference-Name", cdr.variable("conference_name").unwrap_or(room));
-            self.add(application.at.max(cdr.answered.unwrap_or_default()), Step::Joined, rank, headers);
+            add(application.at.max(cdr.answered.unwrap_or_default()), Step::Joined, headers);
         }
         let step = if depth == 0 { Step::CallerEnded } else { Step::Ended };
-        self.add(cdr.ended, step, rank, cdr.end());
+        add(cdr.ended, step, cdr.end());
     }
 
     fn noted(&mut self, leg: &Unwritten<'_>) {
         let (id, core) = (&leg.profile.id, &leg.by.core);
-        let rank = (leg.depth, leg.nth);
+        let mut add = self.of_a_leg(leg.from, leg.until, (leg.depth, leg.nth));
         let mut headers = Headers::of("CHANNEL_CREATE", id, core);
         headers.set("Call-Direction", "outbound");
         headers.set("Channel-Name", &leg.profile.channel);
@@ -277,15 +286,15 @@ impl Timeline {
         headers.set("Other-Leg-Unique-ID", leg.by.id());
         headers.set("variable_loopback_app", leg.application().unwrap_or_default());
         headers.set("variable_other_loopback_leg_uuid", leg.twin.unwrap_or_default());
-        self.add(leg.from, Step::Created, rank, headers);
+        add(leg.from, Step::Created, headers);
         if let Some(at) = leg.joined {
             let mut headers = Headers::of("CHANNEL_ANSWER", id, core);
             headers.set("Answer-State", "answered");
-            self.add(at, Step::Answered, rank, headers);
+            add(at, Step::Answered, headers);
         }
         let mut headers = Headers::of("CHANNEL_HANGUP_COMPLETE", id, core);
         headers.set("Hangup-Cause", leg.cause());
-        self.add(leg.until, Step::Ended, rank, headers);
+        add(leg.until, Step::Ended, headers);
     }
 }
 
