@@ -4,6 +4,7 @@
 //! Each `check` takes an input apart as its first lines say and panics if a promise is broken.
 #![allow(dead_code, reason = "each target runs one of them")]
 
+pub(crate) mod cdr;
 pub(crate) mod config;
 pub(crate) mod event;
 pub(crate) mod frame;
@@ -17,7 +18,7 @@ pub(crate) mod tracker;
 pub(crate) type Check = fn(&[u8]);
 
 /// Every target, by its name.
-pub(crate) const ALL: [(&str, Check); 8] = [
+pub(crate) const ALL: [(&str, Check); 9] = [
     ("frame", frame::check),
     ("event", event::check),
     ("session", session::check),
@@ -26,6 +27,7 @@ pub(crate) const ALL: [(&str, Check); 8] = [
     ("tracker", tracker::check),
     ("stored", stored::check),
     ("recording", recording::check),
+    ("cdr", cdr::check),
 ];
 
 /// An input that is taken apart from its front. Behind its end stand zeroes.
