@@ -23,6 +23,7 @@ use freeswitch_zammad::edge::clock;
 use freeswitch_zammad::edge::control::{self, Request};
 use freeswitch_zammad::edge::listener::{Heard, What};
 use freeswitch_zammad::sim::recording::Recording;
+use freeswitch_zammad::sim::switch::Disconnect;
 use freeswitch_zammad::sim::zammad::{Row, Seen};
 use freeswitch_zammad::store::{Accepting, Limits, StateChange, Store};
 use freeswitch_zammad::time::UnixMillis;
@@ -155,6 +156,48 @@ mod invariants {
         drained(daemon.store()).await;
         daemon.stop().await.unwrap();
         assert!(road.zammad.requests().iter().any(|s| s.event.as_deref() == Some("answer")));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn calls_of_a_lost_link_are_told_by_the_daemon_that_lost_it() {
+        let mut road = Road::new();
+        let daemon = start(&road).await;
+        let call = |recording: &str, name: &str| {
+            renamed(&road.switch, &common::recording("captures", recording), name)
+        };
+        let (heard, unheard) =
+            (call("in_caller_cancels", "heard"), call("in_answered_caller_hangs_up", "unheard"));
+        let live = call("in_busy_486", "live");
+        road.play(&heard).await;
+        road.all_ended(1).await;
+        road.switch.stop(Disconnect::Eof).await;
+        let records = record::records(&unheard);
+        let last = records.iter().map(Record::ended).max().unwrap();
+        let by = micros(clock::now()) - i64::try_from(last).unwrap();
+        // That of the call before is there too, as it is of every call.
+        for record in records.into_iter().map(|record| record.moved(by)) {
+            write(&road, &record, true);
+        }
+        for record in record::records(&heard) {
+            write(&road, &ended(record, Duration::ZERO), true);
+        }
+        road.switch.restart().unwrap();
+        within("the daemon is back", road.switch.wait_subscribed()).await;
+        road.play(&live).await;
+        road.all_ended(3).await;
+        drained(daemon.store()).await;
+        daemon.stop().await.unwrap();
+        let (rows, seen) = (road.zammad.log(), road.zammad.requests());
+        let ends =
+            seen.iter().filter(|s| s.event.as_deref() == Some("hangup")).map(|s| s.call_id.clone().unwrap());
+        let order: Vec<usize> = ends
+            .map(|call| {
+                [&heard, &live, &unheard].iter().position(|r| rows_of(&rows, r)[0].call_id == call).unwrap()
+            })
+            .collect();
+        assert_eq!(order, [0, 1, 2], "each once, and no call waits for what is told late");
+        let told = rows_of(&rows, &unheard);
+        assert_eq!((told[0].missed_mark(), told[0].start_at.is_some()), (false, true), "{told:#?}");
     }
 
     #[tokio::test(flavor = "multi_thread")]
