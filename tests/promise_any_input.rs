@@ -305,6 +305,25 @@ mod known_errors {
         assert_eq!(why.to_string(), "not the expected shape at byte 31");
     }
 
+    /// The switch is asked for legs by their ids: of two that lived by one, the older would have lived for ever.
+    #[test]
+    fn state_with_a_leg_that_its_id_does_not_lead_to_is_refused() {
+        let leg = |key: u64, ended: &str| {
+            format!(
+                r#"{{"key":{key},"id":"a","core":null,"originator":null,"twin":null,"side":"ours","inbound":true,"created_ms":1,"mailbox":false,"number":"1","domain":null,"dialled":null,"answered":false,"peer":null,"room":null,"party_of":null,"calls_inside":null,"within":null,"ended_ms":{ended}}}"#
+            )
+        };
+        let read = |legs: [String; 2]| {
+            let value = format!(r#"{{"legs":[{}],"calls":[]}}"#, legs.join(","));
+            state::decode("main/1", value.as_bytes()).map_err(|why| why.to_string())
+        };
+        let why = "a leg that goes on has the id of a later one";
+        assert_eq!(read([leg(1, "null"), leg(2, "2")]).unwrap_err(), why);
+        assert_eq!(read([leg(2, "null"), leg(1, "null")]).unwrap_err(), why);
+        // An id may come back.
+        assert!(read([leg(1, "2"), leg(2, "null")]).is_ok());
+    }
+
     /// The next leg's key would have been none.
     #[test]
     fn state_with_a_key_beyond_counting_is_refused() {

@@ -2,6 +2,7 @@
 //!
 //! The names here are a promise to later versions; the types the tracker thinks with may change freely.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,18 @@ pub fn decode(key: &str, value: &[u8]) -> Result<(String, Remembered), StateErro
     // Keys are counted up; from one of these the count would run over.
     if stored.legs.iter().any(|leg| leg.key > KEY_MAX) {
         return Err(bad(&"the key of a leg is beyond all counting"));
+    }
+    // One that an id no longer leads to could never be ended by it.
+    let mut newest: HashMap<&str, &StoredLeg> = HashMap::new();
+    for leg in &stored.legs {
+        if let Some(other) = newest.insert(&leg.id, leg)
+            && [leg, other]
+                .into_iter()
+                .min_by_key(|leg| leg.key)
+                .is_some_and(|older| older.ended_ms.is_none())
+        {
+            return Err(bad(&"a leg that goes on has the id of a later one"));
+        }
     }
     let family = FamilyKey(number);
     let legs = stored.legs.into_iter().map(|leg| leg.into_leg(family)).collect();
