@@ -1,5 +1,6 @@
 //! A damaged store never keeps the daemon down: it is up within ten seconds, goes on with all that can be read, and
 //! says where the damaged store is.
+#![allow(clippy::print_stdout, reason = "a large store shows how long it took")]
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 #[path = "common/program.rs"]
@@ -85,6 +86,38 @@ mod invariants {
         let rows = exported(&dir).len();
         assert!(rows > 1_000 && rows < 12_000, "{rows}");
         assert_eq!(aside(&dir).len(), 1);
+        program.signal("TERM");
+        assert_eq!(program.end().code, Some(0));
+    }
+
+    /// By hand with more, which then takes longer (README, limits): `DAMAGED_ROWS=300000 cargo test --release --test
+    /// promise_damaged_store_starts large -- --nocapture`.
+    #[test]
+    fn a_large_store_is_up_in_time_too() {
+        let rows: u64 = std::env::var("DAMAGED_ROWS").map_or(20_000, |given| given.parse().unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), limits()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        for group in (0..rows).collect::<Vec<_>>().chunks(1_000) {
+            let events = group.iter().map(|n| event(*n)).collect();
+            runtime.block_on(store.accept(Accepting { events, state: vec![] })).unwrap();
+        }
+        runtime.block_on(store.close()).unwrap();
+        let log = dir.path().join("queue/db");
+        known_errors::overwrite(&log, known_errors::SEGMENT * 5 / 2, 100_000);
+        let bytes = fs::metadata(&log).unwrap().len();
+        let switch = switch();
+        let url = format!("http://127.0.0.1:9/api/v1/cti/{TOKEN}");
+        let address = switch.addr().to_string();
+        let began = now();
+        let mut program = Program::start(&[&["run"], &flags(&url, &address, dir.path())[..]].concat(), &[]);
+        program.wait_for("listening to the switch");
+        let took = now() - began;
+        assert!(took < UP_WITHIN || rows > 20_000, "up after {took:?}");
+        program.wait_for("Zammad is away");
+        let waiting = status(&dir)["queue"]["waiting"].as_u64().unwrap();
+        println!("{rows} rows in {bytes} bytes: listening after {took:.1?}, {waiting} of them there");
+        assert!(waiting > rows / 2 && waiting < rows, "{waiting} of {rows}");
         program.signal("TERM");
         assert_eq!(program.end().code, Some(0));
     }
@@ -411,6 +444,11 @@ fn exported(dir: &tempfile::TempDir) -> Rows {
     assert_eq!(said.code, Some(0), "{said:?}");
     let rows = said.out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     rows.map(|row| (row["seq"].as_u64().unwrap(), row)).collect()
+}
+
+fn status(dir: &tempfile::TempDir) -> Value {
+    let said = run(&["status", "--json", "--state-dir", dir.path().to_str().unwrap()]);
+    serde_json::from_str(&said.out).unwrap()
 }
 
 fn queue(dir: &tempfile::TempDir, args: &[&str]) -> program::Said {
