@@ -3,6 +3,8 @@
 #![allow(clippy::print_stdout, reason = "a large store shows how long it took")]
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
+#[path = "common/pending.rs"]
+mod pending;
 #[path = "common/program.rs"]
 mod program;
 
@@ -15,7 +17,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use freeswitch_zammad::cti::cause::Cause;
-use freeswitch_zammad::cti::event::{CallId, Direction, Event, What};
+use freeswitch_zammad::cti::event::What;
 use freeswitch_zammad::sim::switch::{Settings, Switch};
 use freeswitch_zammad::store::{Accepting, Limits, Pending, Settle, StateChange, Store};
 use freeswitch_zammad::time::UnixMillis;
@@ -514,21 +516,12 @@ fn event(n: u64) -> Pending {
         1 => What::Answer { answering_number: Some("1001".into()), user: Some("Anton".into()) },
         _ => What::Hangup { cause: Cause::NormalClearing },
     };
+    let event = pending::pending(&format!("5c0e3d8e-0000-4000-8000-{n:012}"), what);
     Pending {
         id: format!("call-{n}/event"),
-        zammad: "main".into(),
         switch: "main".into(),
-        event: Event {
-            call_id: CallId::new(&format!("5c0e3d8e-0000-4000-8000-{n:012}")),
-            direction: Direction::In,
-            from: "4915112345678".into(),
-            to: "4930555100".into(),
-            what,
-        },
         happened: UnixMillis(WHEN + n),
         answered: n % 3 == 2,
-        attempt: None,
-        held: false,
-        restored: false,
+        ..event
     }
 }

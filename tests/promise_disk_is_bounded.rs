@@ -2,12 +2,14 @@
 //! use, and nothing that is kept is lost over it.
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
+#[path = "common/pending.rs"]
+mod pending;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use freeswitch_zammad::cti::event::{CallId, Direction, Event, What};
 use freeswitch_zammad::store::{Accepting, Limits, Pending, Seq, Settle, StateChange, Store};
 use freeswitch_zammad::time::UnixMillis;
 
@@ -199,21 +201,8 @@ fn limits() -> Limits {
 }
 
 fn event(n: u64) -> Pending {
-    Pending {
-        id: format!("call-{n}/newCall"),
-        zammad: "main".into(),
-        switch: "pbx".into(),
-        event: Event {
-            call_id: CallId::new(&format!("call-{n}")),
-            direction: Direction::In,
-            from: "4930123".repeat(100),
-            to: "4940456".repeat(100),
-            what: What::NewCall { user: None, queue: None },
-        },
-        happened: UnixMillis(n),
-        answered: false,
-        attempt: None,
-        held: false,
-        restored: false,
-    }
+    let mut event = pending::new_call(&format!("call-{n}"));
+    event.event.from = "4930123".repeat(100);
+    event.event.to = "4940456".repeat(100);
+    Pending { happened: UnixMillis(n), ..event }
 }

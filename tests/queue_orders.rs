@@ -1,6 +1,8 @@
 //! An operator's orders through the built program: against the running daemon, and against a stopped one's store.
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
+#[path = "common/pending.rs"]
+mod pending;
 #[path = "common/road.rs"]
 mod road;
 
@@ -10,7 +12,7 @@ use std::time::Duration;
 
 use freeswitch_zammad::config::Config;
 use freeswitch_zammad::cti::cause::Cause;
-use freeswitch_zammad::cti::event::{CallId, Direction, Event, What};
+use freeswitch_zammad::cti::event::{Direction, What};
 use freeswitch_zammad::daemon::Daemon;
 use freeswitch_zammad::edge::clock;
 use freeswitch_zammad::sim::zammad::{self, Answer, Fault, Zammad};
@@ -113,23 +115,9 @@ fn open(dir: &Path) -> Store {
 }
 
 fn event(call: &str, what: What, direction: Direction) -> Pending {
-    Pending {
-        id: format!("{call}/{}", what.name()),
-        zammad: "main".into(),
-        switch: "main".into(),
-        event: Event {
-            call_id: CallId::new(call),
-            direction,
-            from: "4915112345678".into(),
-            to: "4930555".into(),
-            what,
-        },
-        happened: clock::now(),
-        answered: false,
-        attempt: None,
-        held: false,
-        restored: false,
-    }
+    let mut event = pending::pending(call, what);
+    event.event.direction = direction;
+    Pending { switch: "main".into(), happened: clock::now(), ..event }
 }
 
 fn missed(call: &str) -> Vec<Pending> {

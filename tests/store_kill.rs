@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, where a panic is the report")]
 
+#[path = "common/pending.rs"]
+mod pending;
+
 use std::collections::BTreeMap;
 use std::env;
 use std::io::{BufRead, BufReader, Write, stdout};
@@ -12,7 +15,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use freeswitch_zammad::cti::event::{CallId, Direction, Event, What};
 use freeswitch_zammad::store::{Accepting, Limits, Pending, Seq, Settle, StateChange, Store};
 use freeswitch_zammad::time::UnixMillis;
 
@@ -128,21 +130,5 @@ fn limits() -> Limits {
 }
 
 fn event(n: u64) -> Pending {
-    Pending {
-        id: format!("call-{n}/newCall"),
-        zammad: "main".into(),
-        switch: "pbx".into(),
-        event: Event {
-            call_id: CallId::new(&format!("call-{n}")),
-            direction: Direction::In,
-            from: "4930123".into(),
-            to: "4940456".into(),
-            what: What::NewCall { user: None, queue: None },
-        },
-        happened: UnixMillis(n),
-        answered: false,
-        attempt: None,
-        held: false,
-        restored: false,
-    }
+    Pending { happened: UnixMillis(n), ..pending::new_call(&format!("call-{n}")) }
 }

@@ -2,13 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, where a panic is the report")]
 
+#[path = "common/pending.rs"]
+mod pending;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use freeswitch_zammad::cti::cause::Cause;
-use freeswitch_zammad::cti::event::{CallId, Direction, Event, What};
+use freeswitch_zammad::cti::event::What;
 use freeswitch_zammad::store::{
     Accepting, Counts, Dead, Delivered, KEY_MAX, Limits, Pending, STATE_MAX, Seq, Settle, StateChange, Store,
     StoreError, Trimmed,
@@ -440,23 +443,8 @@ async fn accept(store: &Store, events: &[Pending]) -> Vec<Option<Seq>> {
 }
 
 fn event(n: u64) -> Pending {
-    Pending {
-        id: format!("call-{n}/hangup"),
-        zammad: "main".into(),
-        switch: "pbx".into(),
-        event: Event {
-            call_id: CallId::new(&format!("call-{n}")),
-            direction: Direction::In,
-            from: "4930123".into(),
-            to: "4940456".into(),
-            what: What::Hangup { cause: Cause::NoAnswer },
-        },
-        happened: UnixMillis(1_000 + n),
-        answered: n.is_multiple_of(2),
-        attempt: None,
-        held: false,
-        restored: false,
-    }
+    let hangup = pending::pending(&format!("call-{n}"), What::Hangup { cause: Cause::NoAnswer });
+    Pending { happened: UnixMillis(1_000 + n), answered: n.is_multiple_of(2), ..hangup }
 }
 
 fn delivered(seq: u64, at: u64) -> Settle {

@@ -5,6 +5,9 @@
     reason = "each test is a crate of its own, and not every one needs every helper"
 )]
 
+mod patience;
+mod pending;
+
 pub(crate) use std::path::Path;
 pub(crate) use std::sync::{Arc, Mutex};
 pub(crate) use std::time::Duration;
@@ -22,13 +25,12 @@ pub(crate) use freeswitch_zammad::sim::zammad::{self, Fault, Row, Seen, Zammad};
 pub(crate) use freeswitch_zammad::store::{Accepting, Dead, Delivered, Limits, Pending, Seq, Store};
 pub(crate) use freeswitch_zammad::time::UnixMillis;
 pub(crate) use jiff::tz::TimeZone;
+pub(crate) use patience::{PATIENCE, until, within};
 pub(crate) use tempfile::TempDir;
 pub(crate) use tokio::sync::{mpsc, watch};
 pub(crate) use tokio::task::JoinHandle;
 pub(crate) use tokio_util::sync::CancellationToken;
 
-/// No condition that these tests wait for takes nearly as long, on whatever machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const REST: &str = "rest-secret";
 
 /// A Zammad and a place for a store.
@@ -222,42 +224,28 @@ pub(crate) fn quick() -> Settings {
     }
 }
 
-pub(crate) fn event(call: &str, name: &str, direction: Direction, what: What) -> Pending {
-    Pending {
-        id: format!("{call}/{name}"),
-        zammad: "main".into(),
-        switch: "pbx".into(),
-        event: Event {
-            call_id: CallId::new(call),
-            direction,
-            from: "4915112345678".into(),
-            to: "4930555".into(),
-            what,
-        },
-        happened: clock::now(),
-        answered: false,
-        attempt: None,
-        held: false,
-        restored: false,
-    }
+pub(crate) fn event(call: &str, direction: Direction, what: What) -> Pending {
+    let mut event = pending::pending(call, what);
+    event.event.direction = direction;
+    Pending { happened: clock::now(), ..event }
 }
 
 pub(crate) fn new_call(call: &str) -> Pending {
-    event(call, "newCall", Direction::In, What::NewCall { user: None, queue: None })
+    Pending { happened: clock::now(), ..pending::new_call(call) }
 }
 
 pub(crate) fn answer(call: &str) -> Pending {
     let by = Some("1001".to_owned());
-    event(call, "answer", Direction::In, What::Answer { answering_number: by.clone(), user: by })
+    event(call, Direction::In, What::Answer { answering_number: by.clone(), user: by })
 }
 
 /// Of a call that nobody answered.
 pub(crate) fn hangup(call: &str) -> Pending {
-    event(call, "hangup", Direction::In, What::Hangup { cause: Cause::Cancel })
+    event(call, Direction::In, What::Hangup { cause: Cause::Cancel })
 }
 
 pub(crate) fn hangup_after_answer(call: &str) -> Pending {
-    let hangup = event(call, "hangup", Direction::In, What::Hangup { cause: Cause::NormalClearing });
+    let hangup = event(call, Direction::In, What::Hangup { cause: Cause::NormalClearing });
     Pending { answered: true, ..hangup }
 }
 
@@ -276,24 +264,6 @@ pub(crate) fn aged(events: Vec<Pending>, age: Duration) -> Vec<Pending> {
 
 pub(crate) fn is_probe(seen: &Seen) -> bool {
     seen.method == "POST" && seen.event.is_none() && seen.body.contains("probe")
-}
-
-/// Fails the test, naming what was waited for, if `future` takes longer than [`PATIENCE`].
-pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(done) => done,
-        Err(_) => panic!("waited in vain: {what}"),
-    }
-}
-
-/// Looks again and again until `true_of` holds. For what has no signal to wait for.
-pub(crate) async fn until(what: &str, mut true_of: impl FnMut() -> bool) {
-    within(what, async {
-        while !true_of() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
 }
 
 /// What is logged on this thread while the guard lives.

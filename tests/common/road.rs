@@ -1,6 +1,8 @@
 //! The whole road for tests: a switch and a Zammad to talk to, a daemon between them, and what must come out.
 #![allow(dead_code, reason = "each test is a crate of its own, and not every one needs every helper")]
 
+mod patience;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
@@ -11,11 +13,10 @@ use freeswitch_zammad::sim::recording::Recording;
 use freeswitch_zammad::sim::switch::{self, Pace, Switch};
 use freeswitch_zammad::sim::zammad::{self, Row, Seen, Zammad};
 use freeswitch_zammad::store::Store;
+#[allow(unused_imports, reason = "not every test waits")]
+pub(crate) use patience::{PATIENCE, until, within};
 use serde_json::Value;
 use tempfile::TempDir;
-
-/// No condition that these tests wait for takes nearly as long, on whatever machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A switch, a Zammad, and a place for the daemon's store.
 pub(crate) struct Road {
@@ -77,24 +78,6 @@ pub(crate) fn config(url: &str, switch: &str, password: &str, dir: &Path) -> Con
     config.delivery.retry_wait_min = Duration::from_millis(50);
     config.delivery.retry_wait_max = Duration::from_millis(200);
     config
-}
-
-/// Fails the test, naming what was waited for, if `future` takes longer than [`PATIENCE`].
-pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(done) => done,
-        Err(_) => panic!("waited in vain: {what}"),
-    }
-}
-
-/// Looks again and again until `true_of` holds. For what has no signal to wait for.
-pub(crate) async fn until(what: &str, mut true_of: impl FnMut() -> bool) {
-    within(what, async {
-        while !true_of() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
 }
 
 /// Nothing waits in the store any more.

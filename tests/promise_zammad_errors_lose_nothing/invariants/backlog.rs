@@ -18,18 +18,18 @@ fn body(seen: &Seen) -> Value {
 fn voicemail(call: &str) -> Vec<Pending> {
     let by = Some("voicemail".to_owned());
     let box_answers = What::Answer { answering_number: None, user: by };
-    vec![new_call(call), event(call, "answer", Direction::In, box_answers), hangup_after_answer(call)]
+    vec![new_call(call), event(call, Direction::In, box_answers), hangup_after_answer(call)]
 }
 
 fn forwarded(call: &str) -> Vec<Pending> {
     let moved = What::Hangup { cause: Cause::Forwarded };
-    vec![new_call(call), event(call, "hangup", Direction::In, moved)]
+    vec![new_call(call), event(call, Direction::In, moved)]
 }
 
 fn outbound(call: &str) -> Vec<Pending> {
     let new = What::NewCall { user: None, queue: None };
     let busy = What::Hangup { cause: Cause::Busy };
-    vec![event(call, "newCall", Direction::Out, new), event(call, "hangup", Direction::Out, busy)]
+    vec![event(call, Direction::Out, new), event(call, Direction::Out, busy)]
 }
 
 fn late(policy: LatePolicy) -> Settings {
