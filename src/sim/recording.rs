@@ -81,8 +81,8 @@ impl Recording {
     #[must_use]
     pub fn renamed(&self, suffix: &str) -> Self {
         const KINDS: [&str; 3] = ["Unique-ID", "Other-Leg-Unique-ID", "Old-Unique-ID"];
-        let ids: BTreeSet<&[u8]> =
-            self.events.iter().flat_map(|e| KINDS.iter().filter_map(|kind| e.raw(kind))).collect();
+        let ids = self.events.iter().flat_map(|e| KINDS.iter().filter_map(|kind| e.raw(kind)));
+        let ids: BTreeSet<&[u8]> = ids.filter(|id| !id.is_empty()).collect();
         let (uuids, chosen): (Vec<&[u8]>, Vec<&[u8]>) = ids.into_iter().partition(|id| is_uuid(id));
         let mut pairs: Vec<(&[u8], Vec<u8>)> = uuids.iter().map(|id| (*id, fresh_uuid(id, suffix))).collect();
         // An application may build its id around another leg's.
