@@ -222,6 +222,13 @@ fn more(what: &str, is: f64, may_be: f64) -> Option<String> {
     (is > may_be).then(|| format!("{what}: {is}, more than {may_be}"))
 }
 
+/// What the systemd unit sets for the allocator: without it glibc keeps for each thread what that once freed.
+fn the_units_environment<'a>() -> impl Iterator<Item = (&'a str, &'a str)> {
+    let unit = include_str!("../systemd/freeswitch-zammad.service");
+    let set = unit.lines().filter_map(|line| line.strip_prefix("Environment=")?.split_once('='));
+    set.filter(|(name, _)| name.starts_with("MALLOC_"))
+}
+
 fn given(name: &str, usual: u64) -> u64 {
     std::env::var(name).map_or(usual, |text| text.parse().unwrap())
 }
@@ -286,9 +293,9 @@ impl Soak {
     /// Returns when the program listens.
     fn start(&mut self) {
         let config = self.dir.path().join("config.toml");
-        let environment = if self.speed == 1 { vec![] } else { clock::faster(self.speed) };
-        let environment: Vec<(&str, &str)> =
-            environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let faster = if self.speed == 1 { vec![] } else { clock::faster(self.speed) };
+        let faster = faster.iter().map(|(name, value)| (*name, value.as_str()));
+        let environment: Vec<(&str, &str)> = the_units_environment().chain(faster).collect();
         let mut program = Program::start(&["run", "--config", config.to_str().unwrap()], &environment);
         program.wait_for("listening to the switch");
         let gauge = Gauge::new(program.id(), &self.state_dir());
