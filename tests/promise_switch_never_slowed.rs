@@ -10,12 +10,19 @@ mod road;
 #[path = "common/wire.rs"]
 mod wire;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use common::stream::settings;
+use freeswitch_zammad::call::{
+    self,
+    tracker::{FAILOVER_MAX, Tracker},
+};
 use freeswitch_zammad::edge::clock;
 use freeswitch_zammad::edge::control::{self, Request};
 use freeswitch_zammad::edge::listener::{self, Ask, Heard, LinkState, What};
+use freeswitch_zammad::esl::event::Event;
 use freeswitch_zammad::esl::frame::{BODY_MAX, FrameDecoder, FrameError, HEADERS_MAX};
 use freeswitch_zammad::esl::session::{Fault, Login, Output, Session};
 use freeswitch_zammad::sim::recording::Recording;
@@ -124,9 +131,10 @@ async fn a_link_cut_anywhere_is_read_up_to_there() {
     listener.stop().await;
 }
 
-/// Through decoder, session and model; through the listener above it is every frame's edges.
+/// Through decoder, session and model; through the listener above it is every frame's edges. Behind the cut the switch
+/// knows none of the legs any more: whatever began is told as over, once. (`call_gaps` has those that go on.)
 #[test]
-fn a_stream_cut_at_any_byte_is_decoded_up_to_there() {
+fn a_stream_cut_at_any_byte_is_decoded_up_to_there_and_its_call_ends() {
     let prelude = format!("{PROMPT}{}{}", wire::ACCEPTED, wire::ENABLED);
     let call = call();
     let stream = [prelude.as_bytes(), &call.to_bytes()].concat();
@@ -139,6 +147,7 @@ fn a_stream_cut_at_any_byte_is_decoded_up_to_there() {
             Some(*end)
         }),
     );
+    let (settings, mut before) = (Arc::new(settings()), 0);
     for cut in 0..=stream.len() {
         let login = Login { user: None, password: "ClueCon".into() };
         let mut session = Session::new(login, Duration::from_secs(65), UnixMillis(1));
@@ -163,11 +172,40 @@ fn a_stream_cut_at_any_byte_is_decoded_up_to_there() {
             }
             Some(why) => panic!("cut at {cut}: {why}"),
         }
-        let events =
-            std::iter::from_fn(|| session.poll_output()).filter(|o| matches!(o, Output::Event(_))).count();
-        assert_eq!(events, frames.saturating_sub(fronts.len()), "cut at {cut}");
+        let mut events = Vec::new();
+        while let Some(output) = session.poll_output() {
+            if let Output::Event(event) = output {
+                events.push(event);
+            }
+        }
+        assert_eq!(events.len(), frames.saturating_sub(fronts.len()), "cut at {cut}");
+        // As many are the same ones, and are told the same.
+        if cut == 0 || events.len() != before {
+            let told: &[&str] = if events.is_empty() { &[] } else { &["newCall", "hangup"] };
+            assert_eq!(told_to_its_end(&settings, &events), told, "cut at {cut}");
+        }
+        before = events.len();
     }
     assert!(stream.len() > 20_000);
+}
+
+/// What is told of these events when none of their legs is there any more.
+fn told_to_its_end(settings: &Arc<call::tracker::Settings>, events: &[Event]) -> Vec<&'static str> {
+    let mut tracker = Tracker::new(Arc::clone(settings));
+    events.iter().for_each(|event| tracker.handle_event(event, UnixMillis(1)));
+    let legs: Vec<String> = tracker.live_legs().map(str::to_owned).collect();
+    for leg in legs {
+        tracker.vanished(&leg, UnixMillis(2));
+    }
+    tracker.handle_timeout(UnixMillis(2).after(FAILOVER_MAX));
+    let mut told = Vec::new();
+    while let Some(output) = tracker.poll_output() {
+        match output {
+            call::tracker::Output::News(news) => told.push(news.event.what.name()),
+            call::tracker::Output::UnknownCause(_) | call::tracker::Output::Note { .. } => {}
+        }
+    }
+    told
 }
 
 #[tokio::test]
