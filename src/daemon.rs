@@ -22,6 +22,7 @@ use crate::edge::control::{self, Live};
 use crate::edge::drain::{self, Drain, DrainState};
 use crate::edge::intake::{self, Blocked, Board};
 use crate::edge::listener::{self, Ask, Heard, LinkState};
+use crate::edge::pulse::Pulse;
 use crate::edge::stories::Shelf;
 use crate::esl::session::{Fault, Login};
 use crate::queue::breaker::Link;
@@ -98,7 +99,7 @@ impl Daemon {
         let (hear, post) = (CancellationToken::new(), CancellationToken::new());
         let (fail, failure) = mpsc::channel(1);
         let (heard, hearing) = mpsc::channel(intake::QUEUE);
-        let (board, shelf) = (Board::default(), Shelf::default());
+        let (board, shelf, pulse) = (Board::default(), Shelf::default(), Pulse::default());
 
         let mut live = Live {
             started: clock::now(),
@@ -107,6 +108,7 @@ impl Daemon {
             backfills: vec![],
             board: board.clone(),
             shelf: shelf.clone(),
+            pulse: pulse.clone(),
         };
         let (asks, asked): (Vec<_>, Vec<_>) = config.switches.iter().map(|_| mpsc::channel(ASKS)).unzip();
         let (blocked, to_end) = mpsc::channel(ASKS);
@@ -121,7 +123,9 @@ impl Daemon {
             to_drains.push(ToDrain { zammad: name.clone(), accepted: to, orders: order.clone() });
             live.zammads.push((name.clone(), zammad.url.to_string(), shown, order));
             let end_blocked = config.calls.end_blocked_with.map(|_| blocked.clone());
-            let drain = Drain { name, store: store.clone(), client, accepted, orders, end_blocked, state };
+            let beat = pulse.join(format!("zammad {name}"));
+            let drain =
+                Drain { name, store: store.clone(), client, accepted, orders, end_blocked, state, beat };
             drains.spawn(drain.run(
                 config.delivery.schedule(TimeZone::system(), zammad.rest_token.is_some()),
                 post.clone(),
@@ -141,7 +145,8 @@ impl Daemon {
                 noted
             });
             switches.push(intake_switch(&config, switch, wanted, Hearing::new(hearing)));
-            let job = listener::run(link(switch), at, heard.clone(), asked, state, hear.clone());
+            let beat = pulse.join(format!("switch {}", switch.name));
+            let job = listener::run(link(switch), at, heard.clone(), asked, state, beat, hear.clone());
             let (fail, name) = (fail.clone(), switch.name.to_string());
             listeners.spawn(async move {
                 if let Err(fault) = job.await {
@@ -154,7 +159,7 @@ impl Daemon {
         intake::restore(&store, &mut switches, &shelf)?;
         let bound = Bound { max_events: config.delivery.max_events, when_full: config.delivery.when_full };
         let acceptor = Acceptor::new(store.clone(), to_drains, bound);
-        let job = intake::run(acceptor, switches, hearing, blocked_end, board, shelf);
+        let job = intake::run(acceptor, switches, hearing, blocked_end, board, shelf, pulse.join("intake"));
         let intake = tokio::spawn(async move {
             if let Err(why) = job.await {
                 let _ = fail.try_send(Failure::Store(why));

@@ -1,5 +1,7 @@
 //! What is answered to each request: from the store and, if there is one, the running daemon.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::backfill::BackfillState;
@@ -7,6 +9,7 @@ use super::clock;
 use super::control::{Kind, Live, Request, Selection};
 use super::drain::{DrainState, Order};
 use super::listener::LinkState;
+use super::pulse;
 use super::rows;
 use super::stories;
 use crate::queue::breaker::Link;
@@ -101,6 +104,7 @@ fn status(store: &Store, live: Option<&Live>) -> Value {
             .collect();
         status["backfills"] =
             live.backfills.iter().map(|(name, state)| backfill(name, &state.borrow())).collect();
+        status["loops"] = live.pulse.ages(clock::monotonic()).iter().map(a_loop).collect();
         status["zammads"] =
             live.zammads.iter().map(|(name, url, state, _)| zammad(name, url, &state.borrow())).collect();
     }
@@ -141,6 +145,10 @@ fn zammad(name: &str, url: &str, state: &DrainState) -> Value {
         "healed": state.counters.healed, "ambiguous": state.counters.ambiguous,
         "dropped": state.counters.dropped, "looked_up": state.counters.looked_up,
     })
+}
+
+fn a_loop((name, age): &(String, Duration)) -> Value {
+    json!({ "name": name, "still_ms": age.as_millis(), "stuck": *age >= pulse::BOUND })
 }
 
 fn show(store: &Store, id: &str) -> Result<Vec<Value>, StoreError> {

@@ -26,6 +26,7 @@ use super::backfill::BackfillState;
 use super::drain::{DrainState, Order};
 use super::intake::Board;
 use super::listener::LinkState;
+use super::pulse::Pulse;
 use super::stories::Shelf;
 use crate::store::{Pending, Seq, Store};
 use crate::time::UnixMillis;
@@ -152,6 +153,8 @@ pub struct Live {
     pub board: Board,
     /// Why they were told as they were.
     pub shelf: Shelf,
+    /// Whether the loops move.
+    pub pulse: Pulse,
 }
 
 /// The socket's path.
@@ -190,11 +193,14 @@ impl Socket {
     /// Answers until cancelled.
     pub async fn serve(self, store: Store, live: Live, stop: CancellationToken) {
         let Self { listener, owner, path } = self;
+        let beat = live.pulse.join("control socket");
         let live = Arc::new(live);
         let room = Arc::new(Semaphore::new(CLIENTS_MAX));
         loop {
+            beat.moved();
             let (stream, _) = tokio::select! {
                 () = stop.cancelled() => break,
+                () = beat.tick() => continue,
                 accepted = listener.accept() => match accepted {
                     Ok(accepted) => accepted,
                     Err(why) => {
@@ -303,7 +309,7 @@ pub async fn ask(state_dir: &Path, request: &Request) -> io::Result<Option<Vec<V
     Ok(Some(answer))
 }
 
-async fn converse(stream: UnixStream, store: &Store, live: &Live) -> io::Result<()> {
+async fn converse(stream: UnixStream, store: &Store, live: &Arc<Live>) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     BufReader::new(read.take(REQUEST_MAX)).read_line(&mut line).await?;
@@ -311,9 +317,7 @@ async fn converse(stream: UnixStream, store: &Store, live: &Live) -> io::Result<
         return Err(io::Error::other("a request without an end"));
     }
     let answer = match serde_json::from_str::<Request>(&line) {
-        Ok(request) => {
-            answers::answer(store, Some(live), request).await.unwrap_or_else(|why| vec![failure(&why)])
-        }
+        Ok(request) => off_the_loops(store.clone(), Arc::clone(live), request).await,
         Err(why) => vec![failure(&why)],
     };
     for value in answer {
@@ -322,6 +326,18 @@ async fn converse(stream: UnixStream, store: &Store, live: &Live) -> io::Result<
         write.write_all(&line).await?;
     }
     write.shutdown().await
+}
+
+/// Reading the store waits for the disk, and a thread that does so must not be one that the loops run on.
+async fn off_the_loops(store: Store, live: Arc<Live>, request: Request) -> Vec<Value> {
+    let here = tokio::runtime::Handle::current();
+    let answering =
+        tokio::task::spawn_blocking(move || here.block_on(answers::answer(&store, Some(&live), request)));
+    match answering.await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(why)) => vec![failure(&why)],
+        Err(why) => vec![failure(&why)],
+    }
 }
 
 fn failure(why: &dyn std::fmt::Display) -> Value {

@@ -12,6 +12,7 @@ use tracing::{Instrument, debug, error, info, warn};
 
 use super::accept::Accepted;
 use super::clock;
+use super::pulse::Beat;
 use crate::cti::client::Client;
 use crate::cti::event::CallId;
 use crate::cti::reply::{Done, Looked, Outcome};
@@ -70,6 +71,8 @@ pub struct Drain {
     pub end_blocked: Option<mpsc::Sender<CallId>>,
     /// For status.
     pub state: watch::Sender<DrainState>,
+    /// Where it notes that it moves.
+    pub beat: Beat,
 }
 
 enum Woken {
@@ -77,6 +80,7 @@ enum Woken {
     Order(Option<Order>),
     Finished(Option<Result<Finished, tokio::task::JoinError>>),
     Due,
+    Tick,
     Stop,
 }
 
@@ -99,6 +103,7 @@ impl Drain {
         let mut jobs = JoinSet::new();
         let mut open = true;
         while open {
+            self.beat.moved();
             self.act(&mut schedule, &mut jobs);
             let due = schedule.poll_timeout();
             let woken = tokio::select! {
@@ -108,6 +113,7 @@ impl Drain {
                 order = self.orders.recv() => Woken::Order(order),
                 accepted = self.accepted.recv() => Woken::Accepted(accepted),
                 () = clock::wait_until(due) => Woken::Due,
+                () = self.beat.tick() => Woken::Tick,
             };
             let now = clock::now();
             match woken {
@@ -117,7 +123,7 @@ impl Drain {
                 Woken::Finished(Some(Err(why))) => {
                     error!(zammad = self.name, reason = %why, "a job was lost")
                 }
-                Woken::Finished(None) | Woken::Due => {}
+                Woken::Finished(None) | Woken::Due | Woken::Tick => {}
                 Woken::Stop | Woken::Accepted(None) | Woken::Order(None) => open = false,
             }
         }
@@ -309,7 +315,7 @@ impl Drain {
                 self.act(schedule, jobs);
             }
         };
-        if tokio::time::timeout(FINISH_MAX, all).await.is_err() {
+        if tokio::time::timeout(FINISH_MAX, self.beat.through(all)).await.is_err() {
             warn!(zammad = self.name, "requests were still on their way; what came of them is unknown");
         }
     }

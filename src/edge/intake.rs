@@ -15,6 +15,7 @@ use super::accept::{Acceptor, Done};
 use super::backfill::{self, Hearing};
 use super::clock;
 use super::listener::{Ask, DUMP, Heard, What, not_answered};
+use super::pulse::Beat;
 use super::stories::{self, Shelf};
 use crate::call::tracker::{News, Output, Tracker};
 use crate::cti::event::CallId;
@@ -122,10 +123,12 @@ pub async fn run(
     mut blocked: Option<Blocked>,
     board: Board,
     shelf: Shelf,
+    beat: Beat,
 ) -> Result<(), StoreError> {
     let mut resyncs: Vec<Resync> = switches.iter().map(|_| Resync::default()).collect();
     let mut group = Vec::with_capacity(GROUP);
     loop {
+        beat.moved();
         let due = switches.iter().filter_map(|s| s.tracker.poll_timeout()).min();
         let woken = tokio::select! {
             biased;
@@ -133,15 +136,19 @@ pub async fn run(
             count = heard.recv_many(&mut group, GROUP) => Woken::Heard(count),
             (call, cause) = next_blocked(&mut blocked) => Woken::Blocked(call, cause),
             () = clock::wait_until(due) => Woken::Due,
+            () = beat.tick() => Woken::Tick,
         };
         match woken {
             Woken::Accepted(done) => note(&board, &acceptor, done?),
+            Woken::Tick => {}
             Woken::Blocked(call, cause) => end_call(&switches, &call, cause),
             Woken::Heard(0) => {
                 for (switch, resync) in switches.iter_mut().zip(&mut resyncs) {
                     resync.finish(switch);
                 }
                 take_in(&mut switches, &mut acceptor, &board, &shelf);
+                // What is waited for now is the disk.
+                drop(beat);
                 return finish(&mut acceptor, &board).await;
             }
             Woken::Heard(_) | Woken::Due => {
@@ -208,6 +215,7 @@ enum Woken {
     Heard(usize),
     Blocked(CallId, &'static str),
     Due,
+    Tick,
 }
 
 /// After a gap: which legs are in doubt, what the switch says of those it has, and what happened while it did. The

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::clock;
+use super::pulse::{Beat, Pulse};
 use crate::call::tracker::News;
 use crate::esl::command;
 use crate::esl::event::Event;
@@ -152,12 +153,14 @@ pub async fn run(
     intake: mpsc::Sender<Heard>,
     mut wanted: mpsc::Receiver<Ask>,
     state: watch::Sender<LinkState>,
+    beat: Beat,
     stop: CancellationToken,
 ) -> Result<(), Fault> {
     let mut failures = 0;
     let mut ever = false;
     while !stop.is_cancelled() {
-        let mut connection = Connection { settings: &settings, switch, intake: &intake, state: &state };
+        let mut connection =
+            Connection { settings: &settings, switch, intake: &intake, state: &state, beat: &beat };
         let end = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             end = connection.live(&mut wanted) => end,
@@ -205,7 +208,7 @@ pub async fn run(
         };
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(wait) => {}
+            () = beat.through(tokio::time::sleep(wait)) => {}
         }
     }
     Ok(())
@@ -219,7 +222,8 @@ pub async fn try_login(settings: &Settings) -> Result<(), String> {
     let (intake, mut heard) = mpsc::channel(64);
     let (ask, mut wanted) = mpsc::channel(1);
     let (state, _) = watch::channel(LinkState::new(clock::now()));
-    let mut connection = Connection { settings, switch: 0, intake: &intake, state: &state };
+    let beat = Pulse::default().join("this login");
+    let mut connection = Connection { settings, switch: 0, intake: &intake, state: &state, beat: &beat };
     let asking = async {
         while let Some(heard) = heard.recv().await {
             match heard.what {
@@ -286,6 +290,7 @@ struct Connection<'a> {
     switch: usize,
     intake: &'a mpsc::Sender<Heard>,
     state: &'a watch::Sender<LinkState>,
+    beat: &'a Beat,
 }
 
 enum Woken {
@@ -295,6 +300,7 @@ enum Woken {
     Timeout,
     /// Legs that began just before we listened are in the list by now.
     LookAgain,
+    Tick,
 }
 
 impl Connection<'_> {
@@ -302,7 +308,8 @@ impl Connection<'_> {
     async fn live(&mut self, wanted: &mut mpsc::Receiver<Ask>) -> End {
         let address = &self.settings.address;
         let no = |why: String| End::NoConnection { address: address.clone(), why };
-        let stream = match tokio::time::timeout(CONNECT_MAX, TcpStream::connect(address)).await {
+        let connecting = tokio::time::timeout(CONNECT_MAX, TcpStream::connect(address));
+        let stream = match self.beat.through(connecting).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(why)) => return no(why.to_string()),
             Err(_) => return no(format!("nothing answered within {} s", CONNECT_MAX.as_secs())),
@@ -320,6 +327,7 @@ impl Connection<'_> {
         let mut broken = None;
         while wanted.try_recv().is_ok() {} // asked for on an earlier connection
         loop {
+            self.beat.moved();
             // What has come in while we waited for the disk must not be taken for silence.
             let woken = tokio::select! {
                 biased;
@@ -328,11 +336,12 @@ impl Connection<'_> {
                 written = write.write_buf(&mut unsent), if !unsent.is_empty() => Woken::Written(written),
                 frame = frames.next() => Woken::Frame(frame),
                 () = clock::wait_until(session.poll_timeout()) => Woken::Timeout,
+                () = self.beat.tick() => Woken::Tick,
             };
             let now = clock::now();
             let listened = session.is_listening();
             match woken {
-                Woken::Written(Ok(_)) => {}
+                Woken::Written(Ok(_)) | Woken::Tick => {}
                 // What the switch had said before is still to be read; the end comes behind it.
                 Woken::Written(Err(why)) => {
                     unsent.clear();

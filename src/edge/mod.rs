@@ -21,5 +21,6 @@ pub mod listener;
 pub mod log;
 pub mod mask;
 pub mod process;
+pub mod pulse;
 pub mod rows;
 pub mod stories;

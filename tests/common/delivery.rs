@@ -14,6 +14,7 @@ pub(crate) use freeswitch_zammad::cti::client::{Client, Tls};
 pub(crate) use freeswitch_zammad::cti::event::{CallId, Direction, Event, What};
 pub(crate) use freeswitch_zammad::edge::clock;
 pub(crate) use freeswitch_zammad::edge::drain::{Drain, DrainState, Order};
+pub(crate) use freeswitch_zammad::edge::pulse::Pulse;
 pub(crate) use freeswitch_zammad::queue::backoff::Backoff;
 pub(crate) use freeswitch_zammad::queue::breaker::Link;
 pub(crate) use freeswitch_zammad::queue::line::{LatePolicy, Lateness};
@@ -112,6 +113,7 @@ impl Running {
             orders: asked,
             end_blocked: None,
             state: shown,
+            beat: Pulse::default().join("this drain"),
         };
         let task = tokio::spawn(drain.run(settings, stop.clone()));
         Self { store, accepted, orders, state, stop, task }
