@@ -13,17 +13,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::call::tracker::Tracker;
-use crate::config::{Config, SwitchConfig, ZammadConfig};
+use crate::config::{AdminConfig, Config, SwitchConfig, ZammadConfig};
 use crate::cti::client::{Client, ClientError};
 use crate::edge::accept::{Acceptor, Bound, ToDrain};
+use crate::edge::admin;
 use crate::edge::backfill::{self, Backfill, BackfillState, Hearing, Noted};
 use crate::edge::clock;
 use crate::edge::control::{self, Live};
 use crate::edge::drain::{self, Drain, DrainState};
-use crate::edge::intake::{self, Blocked, Board};
+use crate::edge::history;
+use crate::edge::intake::{self, Blocked};
 use crate::edge::listener::{self, Ask, Heard, LinkState};
-use crate::edge::pulse::Pulse;
-use crate::edge::stories::Shelf;
+use crate::edge::ongoing::Ongoing;
 use crate::esl::session::{Fault, Login};
 use crate::queue::breaker::Link;
 use crate::queue::schedule::Counters;
@@ -99,17 +100,10 @@ impl Daemon {
         let (hear, post) = (CancellationToken::new(), CancellationToken::new());
         let (fail, failure) = mpsc::channel(1);
         let (heard, hearing) = mpsc::channel(intake::QUEUE);
-        let (board, shelf, pulse) = (Board::default(), Shelf::default(), Pulse::default());
-
-        let mut live = Live {
-            started: clock::now(),
-            switches: vec![],
-            zammads: vec![],
-            backfills: vec![],
-            board: board.clone(),
-            shelf: shelf.clone(),
-            pulse: pulse.clone(),
-        };
+        let mut live = Live::new(clock::now());
+        let (board, shelf, pulse) = (live.board.clone(), live.shelf.clone(), live.pulse.clone());
+        let page = listen(config.admin.as_ref()).await;
+        live.admin = page.as_ref().map(admin::Server::admin);
         let (asks, asked): (Vec<_>, Vec<_>) = config.switches.iter().map(|_| mpsc::channel(ASKS)).unzip();
         let (blocked, to_end) = mpsc::channel(ASKS);
         let blocked_end = config.calls.end_blocked_with.map(|cause| Blocked { calls: to_end, cause });
@@ -124,8 +118,18 @@ impl Daemon {
             live.zammads.push((name.clone(), zammad.url.to_string(), shown, order));
             let end_blocked = config.calls.end_blocked_with.map(|_| blocked.clone());
             let beat = pulse.join(format!("zammad {name}"));
-            let drain =
-                Drain { name, store: store.clone(), client, accepted, orders, end_blocked, state, beat };
+            let took = live.posts.of(&name);
+            let drain = Drain {
+                name,
+                store: store.clone(),
+                client,
+                accepted,
+                orders,
+                end_blocked,
+                state,
+                beat,
+                took,
+            };
             drains.spawn(drain.run(
                 config.delivery.schedule(TimeZone::system(), zammad.rest_token.is_some()),
                 post.clone(),
@@ -144,7 +148,8 @@ impl Daemon {
                 listeners.spawn(backfill.run(hear.clone()));
                 noted
             });
-            switches.push(intake_switch(&config, switch, wanted, Hearing::new(hearing)));
+            let hearing = Hearing::new(hearing);
+            switches.push(intake_switch(&config, switch, wanted, hearing, live.ongoing.clone()));
             let beat = pulse.join(format!("switch {}", switch.name));
             let job = listener::run(link(switch), at, heard.clone(), asked, state, beat, hear.clone());
             let (fail, name) = (fail.clone(), switch.name.to_string());
@@ -166,6 +171,11 @@ impl Daemon {
             }
         });
         let control = serve(socket, store.clone(), live.clone(), post.clone());
+        // Until the drains have finished: how they do is still to be seen.
+        drains.spawn(history::run(live.history.clone(), store.clone(), post.clone()));
+        if let Some(page) = page {
+            drains.spawn(page.serve(store.clone(), live.clone(), post.clone()));
+        }
         Ok(Self { live, failure, listeners, intake, drains, control, hear, post, store })
     }
 
@@ -288,6 +298,7 @@ fn intake_switch(
     switch: &SwitchConfig,
     wanted: mpsc::Sender<Ask>,
     hearing: Hearing,
+    ongoing: Ongoing,
 ) -> intake::Switch {
     intake::Switch {
         name: switch.name.to_string(),
@@ -297,6 +308,7 @@ fn intake_switch(
         wanted,
         hearing,
         missed: vec![],
+        ongoing,
     }
 }
 
@@ -319,6 +331,19 @@ fn serve(
             }
         }
     })
+}
+
+/// The status page, if the configuration wants one. Calls are told without it, so one whose address cannot be had keeps
+/// nothing from starting.
+async fn listen(config: Option<&AdminConfig>) -> Option<admin::Server> {
+    let AdminConfig { listen, host } = config?;
+    match admin::listen(*listen, host.clone()).await {
+        Ok(page) => Some(page),
+        Err(why) => {
+            error!(address = %listen, reason = %why, "no status page, metrics and health: this address cannot be had");
+            None
+        }
+    }
 }
 
 fn idle() -> DrainState {

@@ -16,7 +16,6 @@ use std::{fs, io};
 
 use freeswitch_zammad::edge::clock;
 use freeswitch_zammad::edge::control::{self, CLIENTS_MAX, Live, Request, socket_path};
-use freeswitch_zammad::edge::pulse::Pulse;
 use freeswitch_zammad::store::{Limits, Store};
 use road::within;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -290,16 +289,7 @@ fn limits() -> Limits {
 }
 
 fn live() -> Live {
-    let (board, shelf) = (Default::default(), Default::default());
-    Live {
-        started: clock::now(),
-        switches: vec![],
-        zammads: vec![],
-        backfills: vec![],
-        board,
-        shelf,
-        pulse: Pulse::default(),
-    }
+    Live::new(clock::now())
 }
 
 async fn status(dir: &Path) -> serde_json::Value {

@@ -21,11 +21,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::admin::Admin;
+use super::admin::metrics::PostSeconds;
 use super::answers;
 use super::backfill::BackfillState;
 use super::drain::{DrainState, Order};
+use super::history::History;
 use super::intake::Board;
 use super::listener::LinkState;
+use super::ongoing::Ongoing;
 use super::pulse::Pulse;
 use super::stories::Shelf;
 use crate::store::{Pending, Seq, Store};
@@ -73,8 +77,17 @@ impl Selection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
 pub enum Request {
-    /// How things are.
+    /// How things are: figures and states.
     Status,
+    /// The same, and the calls going on, what was delivered last, dead letters, the queue over time: see
+    /// [`super::status`].
+    Snapshot {
+        /// Whether numbers are shown.
+        #[serde(default)]
+        reveal: bool,
+    },
+    /// A link to the status page that lets its reader reveal numbers and replay events.
+    Page,
     /// Rows, oldest first: one page.
     List {
         /// Which.
@@ -155,6 +168,34 @@ pub struct Live {
     pub shelf: Shelf,
     /// Whether the loops move.
     pub pulse: Pulse,
+    /// Those that are going on.
+    pub ongoing: Ongoing,
+    /// The queue over time.
+    pub history: History,
+    /// How long posts took.
+    pub posts: PostSeconds,
+    /// The status page, if there is one.
+    pub admin: Option<Arc<Admin>>,
+}
+
+impl Live {
+    /// A daemon that starts now and has no part yet.
+    #[must_use]
+    pub fn new(started: UnixMillis) -> Self {
+        Self {
+            started,
+            switches: vec![],
+            zammads: vec![],
+            backfills: vec![],
+            board: Board::default(),
+            shelf: Shelf::default(),
+            pulse: Pulse::default(),
+            ongoing: Ongoing::default(),
+            history: History::default(),
+            posts: PostSeconds::default(),
+            admin: None,
+        }
+    }
 }
 
 /// The socket's path.

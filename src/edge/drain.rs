@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -73,6 +74,8 @@ pub struct Drain {
     pub state: watch::Sender<DrainState>,
     /// Where it notes that it moves.
     pub beat: Beat,
+    /// How long each post took, in seconds.
+    pub took: Histogram,
 }
 
 enum Woken {
@@ -165,7 +168,7 @@ impl Drain {
     ) {
         match output {
             Output::Post { seq, body, guarded } => {
-                let (client, store) = (self.client.clone(), self.store.clone());
+                let (client, store, took) = (self.client.clone(), self.store.clone(), self.took.clone());
                 if guarded {
                     // What is begun anew here must not be taken back there.
                     settles
@@ -179,7 +182,10 @@ impl Drain {
                             return Finished::NotGuarded(seq, why);
                         }
                     }
-                    Finished::Posted(seq, client.post(body).await)
+                    let begun = clock::monotonic();
+                    let outcome = client.post(body).await;
+                    took.observe(clock::monotonic().saturating_duration_since(begun).as_secs_f64());
+                    Finished::Posted(seq, outcome)
                 };
                 jobs.spawn(job.instrument(span));
             }

@@ -15,10 +15,12 @@ use super::accept::{Acceptor, Done};
 use super::backfill::{self, Hearing};
 use super::clock;
 use super::listener::{Ask, DUMP, Heard, What, not_answered};
+use super::ongoing::{self, Ongoing};
 use super::pulse::Beat;
 use super::stories::{self, Shelf};
 use crate::call::tracker::{News, Output, Tracker};
-use crate::cti::event::CallId;
+use crate::cti::cause::Cause;
+use crate::cti::event::{CallId, Direction, Event as Told, What as ToldWhat};
 use crate::esl::command;
 use crate::esl::event::{Event, Name};
 use crate::store::state::{self, StateError};
@@ -50,6 +52,8 @@ pub struct Switch {
     pub hearing: Hearing,
     /// What a backfill found, to be accepted with the next commit.
     pub missed: Vec<News>,
+    /// Where its calls are shown while they go on.
+    pub ongoing: Ongoing,
 }
 
 /// What status shows of the calls.
@@ -69,6 +73,8 @@ pub struct Figures {
     pub dropped: u64,
     /// Events that are in memory only, because the disk is slow or refuses.
     pub unaccepted: usize,
+    /// Calls that ended since the start, by direction (in, out) and cause: [`Cause::ALL`] has the order.
+    pub ended: [[u64; Cause::ALL.len()]; 2],
 }
 
 /// Live calls of callers on Zammad's block list, which are to be ended.
@@ -100,7 +106,10 @@ pub fn restore(store: &Store, switches: &mut [Switch], shelf: &Shelf) -> Result<
         }
         let family = state::decode(&key, &value);
         match family.map(|(switch, family)| (by_name.get(&switch).copied(), family)) {
-            Ok((Some(at), (key, legs, calls))) => switches[at].tracker.restore(key, legs, calls),
+            Ok((Some(at), (key, legs, calls))) => {
+                ongoing::lock(&switches[at].ongoing).restored(&switches[at].name, &legs, &calls);
+                switches[at].tracker.restore(key, legs, calls);
+            }
             Ok((None, _)) => {
                 warn!(key, "the store remembers calls of a switch that is not configured any more")
             }
@@ -366,6 +375,7 @@ fn listed_legs(body: &[u8]) -> Option<Vec<String>> {
 /// Takes what the trackers have said to the store.
 fn take_in(switches: &mut [Switch], acceptor: &mut Acceptor, board: &Board, shelf: &Shelf) {
     let mut accepting = Accepting::default();
+    let mut ended = [[0; Cause::ALL.len()]; 2];
     for (at, switch) in switches.iter_mut().enumerate() {
         while let Some(output) = switch.tracker.poll_output() {
             match output {
@@ -373,6 +383,8 @@ fn take_in(switches: &mut [Switch], acceptor: &mut Acceptor, board: &Board, shel
                     let event = &news.event;
                     let kept = stories::lock(shelf).told(at, news.family, &event.call_id, &event.what);
                     accepting.state.extend(kept);
+                    count_end(&mut ended, event);
+                    ongoing::lock(&switch.ongoing).told(&switch.name, event, news.at);
                     accepting.events.push(pending(switch, news));
                 }
                 Output::UnknownCause(cause) => {
@@ -389,6 +401,7 @@ fn take_in(switches: &mut [Switch], acceptor: &mut Acceptor, board: &Board, shel
             }
         }
         let missed = std::mem::take(&mut switch.missed);
+        missed.iter().for_each(|news| count_end(&mut ended, &news.event));
         accepting.events.extend(missed.into_iter().map(|news| pending(switch, news)));
         while let Some((family, value)) = switch.tracker.poll_changed() {
             if value.is_none() {
@@ -406,6 +419,19 @@ fn take_in(switches: &mut [Switch], acceptor: &mut Acceptor, board: &Board, shel
     figures.legs = switches.iter().map(|s| s.tracker.legs()).sum();
     figures.dropped += lost;
     figures.unaccepted = acceptor.unaccepted();
+    for (all, new) in figures.ended.iter_mut().flatten().zip(ended.iter().flatten()) {
+        *all += new;
+    }
+}
+
+fn count_end(ended: &mut [[u64; Cause::ALL.len()]; 2], event: &Told) {
+    if let ToldWhat::Hangup { cause } = event.what {
+        let direction = match event.direction {
+            Direction::In => 0,
+            Direction::Out => 1,
+        };
+        ended[direction][cause as usize] += 1;
+    }
 }
 
 /// A transaction is done.

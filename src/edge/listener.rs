@@ -18,7 +18,7 @@ use super::clock;
 use super::pulse::{Beat, Pulse};
 use crate::call::tracker::News;
 use crate::esl::command;
-use crate::esl::event::Event;
+use crate::esl::event::{Event, Name};
 use crate::esl::frame::{FrameDecoder, FrameError};
 use crate::esl::session::{Fault, Login, Output, Session};
 use crate::queue::backoff::Backoff;
@@ -121,6 +121,12 @@ pub struct LinkState {
     pub losses: u64,
     /// Events heard.
     pub events: u64,
+    /// The same by kind: [`Name::ALL`] has the order.
+    pub kinds: [u64; Name::ALL.len()],
+    /// When the last one was heard.
+    pub last_event: Option<UnixMillis>,
+    /// Longest silence that is still taken for a link.
+    pub silence_max: Duration,
     /// Events that could not be read, and were skipped.
     pub skipped: u64,
     /// How often reading had to wait for the disk.
@@ -137,6 +143,9 @@ impl LinkState {
             why: "not connected yet".to_owned(),
             losses: 0,
             events: 0,
+            kinds: [0; Name::ALL.len()],
+            last_event: None,
+            silence_max: Duration::ZERO,
             skipped: 0,
             waits: 0,
         }
@@ -158,6 +167,7 @@ pub async fn run(
 ) -> Result<(), Fault> {
     let mut failures = 0;
     let mut ever = false;
+    state.send_modify(|s| s.silence_max = settings.heartbeat_timeout);
     while !stop.is_cancelled() {
         let mut connection =
             Connection { settings: &settings, switch, intake: &intake, state: &state, beat: &beat };
@@ -414,7 +424,11 @@ impl Connection<'_> {
                     session.ask(CHANNELS).expect("a fixed command is one line");
                 }
                 Output::Event(event) => {
-                    self.state.send_modify(|s| s.events += 1);
+                    self.state.send_modify(|s| {
+                        s.events += 1;
+                        s.kinds[event.name() as usize] += 1;
+                        s.last_event = Some(now);
+                    });
                     self.tell(What::Event(event), now).await;
                 }
                 Output::Skipped(why) => {

@@ -214,6 +214,22 @@ impl Store {
         self.page(from, limit)
     }
 
+    /// The dead letters accepted last, at most `limit`, the newest first. Damaged ones are passed over. Blocks.
+    ///
+    /// # Errors
+    /// [`Io`](StoreError::Io), [`Closed`](StoreError::Closed).
+    pub fn newest_dead(&self, limit: usize) -> Result<Vec<(Seq, Dead)>, StoreError> {
+        self.newest(limit)
+    }
+
+    /// The delivered events accepted last, at most `limit`, the newest first. Damaged ones are passed over. Blocks.
+    ///
+    /// # Errors
+    /// As [`Store::newest_dead`].
+    pub fn newest_delivered(&self, limit: usize) -> Result<Vec<(Seq, Delivered)>, StoreError> {
+        self.newest(limit)
+    }
+
     /// The call tracker's state, ordered by key: for the start, before anything is accepted. Blocks.
     ///
     /// A value with a damaged piece is left out and said so: the other calls must not suffer for it.
@@ -353,6 +369,15 @@ impl Store {
             }
         }
         Ok(page)
+    }
+
+    fn newest<T: Row>(&self, limit: usize) -> Result<Vec<(Seq, T)>, StoreError> {
+        let rows = self.reading(|disk| disk.last(T::TREE, limit))?;
+        let read = rows.into_iter().filter_map(|(key, value)| {
+            let seq = record::seq_of(T::TREE, &key).ok()?;
+            Some((seq, record::open(T::TREE, &key, &value).ok()?))
+        });
+        Ok(read.collect())
     }
 
     fn reading<T>(&self, read: impl FnOnce(&Disk) -> Result<T, StoreError>) -> Result<T, StoreError> {

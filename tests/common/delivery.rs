@@ -12,6 +12,7 @@ pub(crate) use std::time::Duration;
 pub(crate) use freeswitch_zammad::cti::cause::Cause;
 pub(crate) use freeswitch_zammad::cti::client::{Client, Tls};
 pub(crate) use freeswitch_zammad::cti::event::{CallId, Direction, Event, What};
+pub(crate) use freeswitch_zammad::edge::admin::metrics::PostSeconds;
 pub(crate) use freeswitch_zammad::edge::clock;
 pub(crate) use freeswitch_zammad::edge::drain::{Drain, DrainState, Order};
 pub(crate) use freeswitch_zammad::edge::pulse::Pulse;
@@ -114,6 +115,7 @@ impl Running {
             end_blocked: None,
             state: shown,
             beat: Pulse::default().join("this drain"),
+            took: PostSeconds::default().of("main"),
         };
         let task = tokio::spawn(drain.run(settings, stop.clone()));
         Self { store, accepted, orders, state, stop, task }
