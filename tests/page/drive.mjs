@@ -46,7 +46,11 @@ const says = (page, selector, words) =>
     .catch(async () => assert.fail(`${selector} never says ${words}: ${await text(page, selector)}`));
 
 async function shot(page, name) {
-  if (SHOTS) await page.screenshot({ path: `${SHOTS}/${name}.png`, fullPage: true });
+  if (!SHOTS) return;
+  // As it is once nothing moves any more; a dialog as it lies over the page.
+  await page.waitForTimeout(800);
+  const dialog = await page.evaluate(() => { if (!document.querySelector("dialog[open]")) scrollTo(0, 0); return Boolean(document.querySelector("dialog[open]")); });
+  await page.screenshot({ path: `${SHOTS}/${name}.png`, fullPage: !dialog });
 }
 
 /** Nothing is wider than the screen, and what can be touched is large enough. */
@@ -196,6 +200,7 @@ await says(mine, "#toast", /on the way again/);
 await mine.waitForFunction(() => !document.querySelector("#dead-empty").hidden);
 await says(mine, "#delivered", /Over: /);
 await says(mine, "#headline h1", /Calls reach Zammad/);
+assert.equal(await focused(), "dead-title", "the focus is where the events were");
 await want("replayed");
 
 // Calls end, and are gone.

@@ -133,7 +133,9 @@ async function post(path, body) {
 /* ---- What is shown ---- */
 
 function show(all) {
+  const isFirst = !state.last;
   state.last = all;
+  document.body.classList.toggle("is-moving", !isFirst);
   const now = all.now_ms;
   for (const [at, waiting, oldest] of all.history.samples) state.samples.set(at, [at, waiting, oldest]);
   const from = now - 2 * 3600 * 1000;
@@ -160,7 +162,7 @@ function headline(all) {
   const misconfigured = zammads.find((one) => one.link === "misconfigured");
   const away = zammads.find((one) => one.link === "away");
   const paused = zammads.find((one) => one.paused);
-  const going = `${count(all.calls.going_on, "call")} going on, ${count(queue.waiting, "event")} waiting`;
+  const going = `${all.calls.going_on ? count(all.calls.going_on, "call") : "No call"} going on, ${queue.waiting ? count(queue.waiting, "event") : "nothing"} waiting`;
   let said;
   if (stuck) said = ["bad", "A part of the daemon is stuck", `${sentence(stuck.name)} has not moved for ${span(stuck.still_ms)}. Only a new start helps: systemctl restart freeswitch-zammad.`];
   else if (queue.disk_refuses) said = ["bad", "The disk takes no events", `${sentence(queue.disk_refuses)}. ${count(all.calls.events_unaccepted, "event is", "events are")} kept in memory until it does.`];
@@ -192,7 +194,7 @@ function road(all, now) {
     let [kind, word] = words[one.link];
     if (one.paused) { kind = kind === "bad" ? kind : "warn"; word += ", paused"; }
     const last = one.last_delivery ? `last delivery ${ago(Date.parse(one.last_delivery), now)}` : "nothing delivered yet";
-    const facts = [name(all.zammads, one), last, `${number(one.delivered)} delivered`, one.repeated ? `${one.repeated} repeated` : null, one.ambiguous ? `${count(one.ambiguous, "hangup")} of unknown fate` : null];
+    const facts = [name(all.zammads, one), last, one.delivered ? `${number(one.delivered)} delivered` : null, one.repeated ? `${one.repeated} repeated` : null, one.ambiguous ? `${count(one.ambiguous, "hangup")} of unknown fate` : null];
     peer(row, kind, word, facts, one.reason);
   });
   const { queue, calls: figures } = all;
@@ -259,6 +261,7 @@ function delivered(all, now) {
 function dead(all, now) {
   const list = all.dead_letters;
   const total = all.queue.dead;
+  const inside = $("dead-card").contains(document.activeElement);
   write($("dead-count"), total ? String(total) : "");
   $("dead-empty").hidden = total > 0;
   const button = $("replay-all");
@@ -275,6 +278,8 @@ function dead(all, now) {
     one.onclick = () => replay({ seqs: [event.seq] }, 1);
   });
   more($("dead-more"), total - list.length, "more are kept; freeswitch-zammad queue list dead shows all");
+  // What had the focus may be gone with its event.
+  if (inside && (document.activeElement === document.body || !document.activeElement.checkVisibility())) $("dead-title").focus();
 }
 
 function makeLetter() {
@@ -303,8 +308,6 @@ async function replay(which, many) {
   } catch (why) {
     say(why.message);
   }
-  // The button may be gone with the events.
-  if (document.activeElement === document.body || document.activeElement.closest("[hidden]")) $("dead-title").focus();
 }
 
 function confirmed() {
@@ -328,7 +331,7 @@ function plots(now) {
   const from = Math.min(first, now - 5 * 60000);
   const queue = state.last.queue;
   plot("waiting", samples.map(([at, waiting]) => [at, waiting]), from, now, queue.waiting, number, "most");
-  plot("oldest", samples.map(([at, , oldest]) => [at, oldest]), from, now, queue.oldest_age_s ?? 0, (s) => (s ? span(s * 1000) : "0 s"), "longest");
+  plot("oldest", samples.map(([at, , oldest]) => [at, oldest]), from, now, queue.oldest_age_s ?? 0, (s) => (s ? span(s * 1000) : "nothing waits"), "longest");
 }
 
 function plot(id, points, from, to, last, text, most) {
@@ -513,6 +516,7 @@ function moment(at, now) {
 
 function span(ms) {
   const s = Math.max(0, ms) / 1000;
+  if (s < 0.05) return "at once";
   if (s < 0.95) return `${s.toFixed(1)} s`;
   if (s < 60) return `${Math.round(s)} s`;
   if (s < 3600) return `${Math.floor(s / 60)} min`;
