@@ -129,15 +129,13 @@ async fn show_metrics(State(site): State<Site>) -> Response {
 }
 
 impl Site {
-    /// The session that the request names, if it names any, and what it may see.
-    fn admit(&self, headers: &HeaderMap, uri: &Uri) -> Result<(Option<String>, Seen), Response> {
+    /// The session that the request names, if it names any, and what it may see; or one sentence on why it may not.
+    fn admit(&self, headers: &HeaderMap, uri: &Uri) -> Result<(Option<String>, Seen), &'static str> {
         let session = gate::session(headers);
         let known = session.is_none_or(|session| self.admin.keys.admits(session, clock::now()));
         match (known, session, uri.query() == Some("reveal=1")) {
-            (false, _, _) => Err(refused(StatusCode::UNAUTHORIZED, "this session is over")),
-            (true, None, true) => {
-                Err(refused(StatusCode::UNAUTHORIZED, "numbers are shown in a session only"))
-            }
+            (false, _, _) => Err("this session is over"),
+            (true, None, true) => Err("numbers are shown in a session only"),
             (true, session, false) => Ok((session.map(str::to_owned), Seen::Masked)),
             (true, session, true) => Ok((session.map(str::to_owned), Seen::Whole)),
         }
@@ -147,7 +145,7 @@ impl Site {
 async fn show_status(State(site): State<Site>, uri: Uri, headers: HeaderMap) -> Response {
     let seen = match site.admit(&headers, &uri) {
         Ok((_, seen)) => seen,
-        Err(refusal) => return refusal,
+        Err(why) => return refused(StatusCode::UNAUTHORIZED, why),
     };
     let read = move || status::snapshot(&site.store, Some(&site.live), seen, UnixMillis(0));
     match tokio::task::spawn_blocking(read).await {
@@ -159,7 +157,7 @@ async fn show_status(State(site): State<Site>, uri: Uri, headers: HeaderMap) -> 
 async fn show_live(State(site): State<Site>, uri: Uri, headers: HeaderMap) -> Response {
     let (session, seen) = match site.admit(&headers, &uri) {
         Ok(admitted) => admitted,
-        Err(refusal) => return refusal,
+        Err(why) => return refused(StatusCode::UNAUTHORIZED, why),
     };
     let Ok(place) = Arc::clone(&site.places).try_acquire_owned() else {
         return refused(StatusCode::SERVICE_UNAVAILABLE, "too many are looking already; close another tab");

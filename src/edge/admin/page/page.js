@@ -331,7 +331,7 @@ function plots(now) {
   const from = Math.min(first, now - 5 * 60000);
   const queue = state.last.queue;
   plot("waiting", samples.map(([at, waiting]) => [at, waiting]), from, now, queue.waiting, number, "most");
-  plot("oldest", samples.map(([at, , oldest]) => [at, oldest]), from, now, queue.oldest_age_s ?? 0, (s) => (s ? span(s * 1000) : "nothing waits"), "longest");
+  plot("oldest", samples.map(([at, , oldest]) => [at, oldest]), from, now, queue.oldest_age_s ?? 0, (s) => (s ? span(s * 1000) : "0 s"), "longest");
 }
 
 function plot(id, points, from, to, last, text, most) {
