@@ -14,6 +14,7 @@
 //! The environment is an argument. Knows no socket and no clock. What the layers below have a type for (a country,
 //! a rule, a cause) is theirs; `settings` puts together what they are run by.
 
+mod change;
 mod check;
 mod cti_url;
 mod document;

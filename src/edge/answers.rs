@@ -11,6 +11,7 @@ use super::drain::{DrainState, Order};
 use super::listener::LinkState;
 use super::pulse;
 use super::rows;
+use super::shown::Shown;
 use super::stories;
 use crate::queue::breaker::Link;
 use crate::queue::schedule::Counters;
@@ -111,7 +112,7 @@ fn status(store: &Store, live: Option<&Live>) -> Value {
     status
 }
 
-fn switch(name: &str, address: &str, state: &LinkState) -> Value {
+fn switch(name: &str, address: &Shown, state: &LinkState) -> Value {
     json!({
         "name": name, "address": address, "listening": state.listening, "since": state.since.to_string(),
         "reason": state.why, "losses": state.losses, "events": state.events, "skipped": state.skipped,
@@ -127,7 +128,7 @@ fn backfill(name: &str, state: &BackfillState) -> Value {
     })
 }
 
-fn zammad(name: &str, url: &str, state: &DrainState) -> Value {
+fn zammad(name: &str, url: &Shown, state: &DrainState) -> Value {
     let (link, reason, since) = match &state.link {
         // Nothing was asked of it yet: it is asked with the first event.
         Link::Up if state.last_delivery.is_none() && state.counters == Counters::default() => {

@@ -23,4 +23,5 @@ pub mod mask;
 pub mod process;
 pub mod pulse;
 pub mod rows;
+pub mod shown;
 pub mod stories;
