@@ -25,3 +25,4 @@ pub mod pulse;
 pub mod rows;
 pub mod shown;
 pub mod stories;
+pub mod systemd;
