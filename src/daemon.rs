@@ -165,16 +165,8 @@ impl Daemon {
         drop(heard);
         intake::restore(&store, &mut switches, &shelf)?;
         let acceptor = Acceptor::new(store.clone(), to_drains, rules.borrow().bound);
-        let job = intake::run(
-            acceptor,
-            switches,
-            hearing,
-            to_end,
-            rules.subscribe(),
-            board,
-            shelf,
-            pulse.join("intake"),
-        );
+        let orders = intake::Orders { blocked: to_end, rules: rules.subscribe() };
+        let job = intake::run(acceptor, switches, hearing, orders, board, shelf, pulse.join("intake"));
         let intake = tokio::spawn(async move {
             if let Err(why) = job.await {
                 let _ = fail.try_send(Failure::Store(why));

@@ -13,11 +13,11 @@ mod road;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use disk::Faults;
 use freeswitch_zammad::daemon::{Daemon, STOP_MAX};
-use freeswitch_zammad::edge::systemd;
+use freeswitch_zammad::edge::{clock, systemd};
 use freeswitch_zammad::sim::switch::{Disconnect, Settings, Switch};
 use freeswitch_zammad::sim::zammad::{self, Fault, Zammad};
 use notify::Notified;
@@ -199,7 +199,7 @@ async fn it_stops_in_time_while_zammad_takes_for_ever_and_loses_nothing() {
         road.play(&renamed(&road.switch, &bytes, &format!("slow{call}"))).await;
     }
     within("a request is on its way", road.zammad.wait_until(|_, seen| !seen.is_empty())).await;
-    let begun = Instant::now();
+    let begun = clock::monotonic();
     program.signal("TERM");
     let said = program.end();
     assert_eq!(said.code, Some(0), "{said:?}");

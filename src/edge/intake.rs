@@ -83,6 +83,14 @@ pub struct Rules {
     pub end_blocked_with: Option<&'static str>,
 }
 
+/// What others tell the intake.
+pub struct Orders {
+    /// Live calls of callers on Zammad's block list.
+    pub blocked: mpsc::Receiver<CallId>,
+    /// What the calls are told by.
+    pub rules: watch::Receiver<Arc<Rules>>,
+}
+
 /// Where the intake leaves its figures.
 pub type Board = Arc<Mutex<Figures>>;
 
@@ -116,7 +124,7 @@ pub fn restore(store: &Store, switches: &mut [Switch], shelf: &Shelf) -> Result<
     Ok(())
 }
 
-/// Runs until every listener is gone, or the store fails. `blocked` names live calls of callers on Zammad's block list.
+/// Runs until every listener is gone, or the store fails.
 ///
 /// # Errors
 /// The store failed: it must be opened anew.
@@ -124,12 +132,12 @@ pub async fn run(
     mut acceptor: Acceptor,
     mut switches: Vec<Switch>,
     mut heard: mpsc::Receiver<Heard>,
-    mut blocked: mpsc::Receiver<CallId>,
-    mut rules: watch::Receiver<Arc<Rules>>,
+    orders: Orders,
     board: Board,
     shelf: Shelf,
     beat: Beat,
 ) -> Result<(), StoreError> {
+    let Orders { mut blocked, mut rules } = orders;
     let mut resyncs: Vec<Resync> = switches.iter().map(|_| Resync::default()).collect();
     let mut group = Vec::with_capacity(GROUP);
     loop {

@@ -438,7 +438,7 @@ impl Shared {
     }
 
     fn limits(&self) -> Limits {
-        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn is_closing(&self) -> bool {

@@ -134,7 +134,7 @@ pub enum Settle {
 
 /// How much of the past is kept. What is over is trimmed with the next write, lowest position first: a row that
 /// was settled late can hold younger ones behind it until its own age is up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Limits {
     /// Most delivered events.
     pub delivered_max: usize,
