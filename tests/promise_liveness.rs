@@ -68,7 +68,15 @@ async fn a_listener_that_nobody_takes_from_is_stuck_and_named() {
         let (intake, heard) = mpsc::channel(room);
         let (ask, asked) = mpsc::channel(1);
         let (state, link) = watch::channel(LinkState::new(clock::now()));
-        tokio::spawn(listener::run(settings(name), 0, intake, asked, state, pulse.join(name), stop.clone()));
+        tokio::spawn(listener::run(
+            watch::channel(settings(name)).1,
+            0,
+            intake,
+            asked,
+            state,
+            pulse.join(name),
+            stop.clone(),
+        ));
         kept.push((heard, ask, link));
     }
     // It has told that it listens and cannot tell what the switch answered: nobody has taken the first.

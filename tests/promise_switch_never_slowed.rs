@@ -53,7 +53,15 @@ impl Listener {
             heartbeat_timeout: Duration::from_secs(65),
         };
         let beat = Pulse::default().join("this listener");
-        let task = tokio::spawn(listener::run(settings, 0, intake, asked, state, beat, stop.clone()));
+        let task = tokio::spawn(listener::run(
+            watch::channel(settings).1,
+            0,
+            intake,
+            asked,
+            state,
+            beat,
+            stop.clone(),
+        ));
         Self { heard, ask, link, stop, task }
     }
 

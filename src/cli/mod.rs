@@ -70,7 +70,7 @@ enum Command {
     Cause(cause::Cause),
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 struct Common {
     /// Configuration file [default: /etc/freeswitch-zammad/config.toml, if there is one]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Configuration")]

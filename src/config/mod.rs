@@ -15,6 +15,7 @@
 //! a rule, a cause) is theirs; `settings` puts together what they are run by.
 
 mod admin;
+mod change;
 mod check;
 mod cti_url;
 mod document;

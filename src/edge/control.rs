@@ -31,6 +31,7 @@ use super::intake::Board;
 use super::listener::LinkState;
 use super::ongoing::Ongoing;
 use super::pulse::Pulse;
+use super::shown::Shown;
 use super::stories::Shelf;
 use crate::store::{Pending, Seq, Store};
 use crate::time::UnixMillis;
@@ -157,9 +158,9 @@ pub struct Live {
     /// When it started.
     pub started: UnixMillis,
     /// Name, address, state.
-    pub switches: Vec<(String, String, watch::Receiver<LinkState>)>,
+    pub switches: Vec<(String, Shown, watch::Receiver<LinkState>)>,
     /// Name, masked URL, state, orders.
-    pub zammads: Vec<(String, String, watch::Receiver<DrainState>, mpsc::Sender<Order>)>,
+    pub zammads: Vec<(String, Shown, watch::Receiver<DrainState>, mpsc::Sender<Order>)>,
     /// What was read of calls that nobody heard, by the switch's name; only of switches that have records.
     pub backfills: Vec<(String, watch::Receiver<BackfillState>)>,
     /// The calls.

@@ -2,6 +2,7 @@
 //!
 //! Requests, writes to the store and reads from it run side by side; the schedule alone knows their order.
 
+use std::fmt;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -39,6 +40,23 @@ pub enum Order {
     Removed(Vec<Seq>),
     /// Events that are to wait, or to go on.
     Held(Vec<Seq>, bool),
+    /// Go by other settings.
+    Reload(Box<Reload>),
+}
+
+/// What a drain goes by from now on.
+pub struct Reload {
+    /// When what is posted.
+    pub settings: Settings,
+    /// How Zammad is reached; as before without one.
+    pub client: Option<Client>,
+}
+
+impl fmt::Debug for Reload {
+    /// Without the client, which holds the tokens.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reload").field("settings", &self.settings).finish_non_exhaustive()
+    }
 }
 
 /// What status shows of a Zammad.
@@ -121,7 +139,7 @@ impl Drain {
             let now = clock::now();
             match woken {
                 Woken::Accepted(Some((seq, pending))) => schedule.handle_accepted(item(seq, pending), now),
-                Woken::Order(Some(order)) => obey(&mut schedule, order, now),
+                Woken::Order(Some(order)) => self.obey(&mut schedule, order, now),
                 Woken::Finished(Some(Ok(finished))) => self.finished(&mut schedule, finished, now),
                 Woken::Finished(Some(Err(why))) => {
                     error!(zammad = self.name, reason = %why, "a job was lost")
@@ -131,6 +149,34 @@ impl Drain {
             }
         }
         self.finish(&mut schedule, &mut jobs).await;
+    }
+
+    fn obey(&mut self, schedule: &mut Schedule, order: Order, now: UnixMillis) {
+        match order {
+            Order::Pause(paused) => schedule.set_paused(paused),
+            Order::Revived(events) => {
+                for (seq, pending) in events {
+                    schedule.handle_accepted(item(seq, pending), now);
+                }
+            }
+            Order::Removed(seqs) => {
+                for seq in seqs {
+                    schedule.handle_removed(seq.0, now);
+                }
+            }
+            Order::Held(seqs, held) => {
+                for seq in seqs {
+                    schedule.handle_held(seq.0, held, now);
+                }
+            }
+            Order::Reload(new) => {
+                // Requests on their way keep the client that they have.
+                schedule.set(new.settings, new.client.is_some(), now);
+                if let Some(client) = new.client {
+                    self.client = client;
+                }
+            }
+        }
     }
 
     fn act(&self, schedule: &mut Schedule, jobs: &mut JoinSet<Finished>) {
@@ -323,27 +369,6 @@ impl Drain {
         };
         if tokio::time::timeout(FINISH_MAX, self.beat.through(all)).await.is_err() {
             warn!(zammad = self.name, "requests were still on their way; what came of them is unknown");
-        }
-    }
-}
-
-fn obey(schedule: &mut Schedule, order: Order, now: UnixMillis) {
-    match order {
-        Order::Pause(paused) => schedule.set_paused(paused),
-        Order::Revived(events) => {
-            for (seq, pending) in events {
-                schedule.handle_accepted(item(seq, pending), now);
-            }
-        }
-        Order::Removed(seqs) => {
-            for seq in seqs {
-                schedule.handle_removed(seq.0, now);
-            }
-        }
-        Order::Held(seqs, held) => {
-            for seq in seqs {
-                schedule.handle_held(seq.0, held, now);
-            }
         }
     }
 }

@@ -8,17 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-use super::accept::{Acceptor, Done};
+use super::accept::{Acceptor, Bound, Done};
 use super::backfill::{self, Hearing};
 use super::clock;
 use super::listener::{Ask, DUMP, Heard, What, not_answered};
 use super::ongoing::{self, Ongoing};
 use super::pulse::Beat;
 use super::stories::{self, Shelf};
-use crate::call::tracker::{News, Output, Tracker};
+use crate::call::tracker::{News, Output, Settings as Calls, Tracker};
 use crate::cti::cause::Cause;
 use crate::cti::event::{CallId, Direction, Event as Told, What as ToldWhat};
 use crate::esl::command;
@@ -77,12 +77,24 @@ pub struct Figures {
     pub ended: [[u64; Cause::ALL.len()]; 2],
 }
 
-/// Live calls of callers on Zammad's block list, which are to be ended.
-pub struct Blocked {
-    /// Which.
-    pub calls: mpsc::Receiver<CallId>,
-    /// FreeSWITCH's hangup cause.
-    pub cause: &'static str,
+/// What the calls are told by; a reload may change it.
+#[derive(Clone)]
+pub struct Rules {
+    /// How the calls of each switch are told, and the Zammad that they go to unless a route names another; in the
+    /// switches' order.
+    pub switches: Vec<(Arc<Calls>, String)>,
+    /// How many events may wait.
+    pub bound: Bound,
+    /// FreeSWITCH's cause to end live calls with whose caller is on Zammad's block list; `None` lets them go on.
+    pub end_blocked_with: Option<&'static str>,
+}
+
+/// What others tell the intake.
+pub struct Orders {
+    /// Live calls of callers on Zammad's block list.
+    pub blocked: mpsc::Receiver<CallId>,
+    /// What the calls are told by.
+    pub rules: watch::Receiver<Arc<Rules>>,
 }
 
 /// Where the intake leaves its figures.
@@ -129,11 +141,12 @@ pub async fn run(
     mut acceptor: Acceptor,
     mut switches: Vec<Switch>,
     mut heard: mpsc::Receiver<Heard>,
-    mut blocked: Option<Blocked>,
+    orders: Orders,
     board: Board,
     shelf: Shelf,
     beat: Beat,
 ) -> Result<(), StoreError> {
+    let Orders { mut blocked, mut rules } = orders;
     let mut resyncs: Vec<Resync> = switches.iter().map(|_| Resync::default()).collect();
     let mut group = Vec::with_capacity(GROUP);
     loop {
@@ -143,14 +156,19 @@ pub async fn run(
             biased;
             done = acceptor.done() => Woken::Accepted(done),
             count = heard.recv_many(&mut group, GROUP) => Woken::Heard(count),
-            (call, cause) = next_blocked(&mut blocked) => Woken::Blocked(call, cause),
+            Some(call) = blocked.recv() => Woken::Blocked(call),
             () = clock::wait_until(due) => Woken::Due,
             () = beat.tick() => Woken::Tick,
         };
         match woken {
             Woken::Accepted(done) => note(&board, &acceptor, done?),
             Woken::Tick => {}
-            Woken::Blocked(call, cause) => end_call(&switches, &call, cause),
+            Woken::Blocked(call) => {
+                let cause = rules.borrow().end_blocked_with;
+                if let Some(cause) = cause {
+                    end_call(&switches, &call, cause);
+                }
+            }
             Woken::Heard(0) => {
                 for (switch, resync) in switches.iter_mut().zip(&mut resyncs) {
                     resync.finish(switch);
@@ -161,6 +179,9 @@ pub async fn run(
                 return finish(&mut acceptor, &board).await;
             }
             Woken::Heard(_) | Woken::Due => {
+                if rules.has_changed().unwrap_or_default() {
+                    go_by(&rules.borrow_and_update(), &mut switches, &mut acceptor);
+                }
                 let now = clock::now();
                 for switch in &mut switches {
                     switch.tracker.handle_timeout(now);
@@ -180,14 +201,13 @@ pub async fn run(
     }
 }
 
-/// May be dropped.
-async fn next_blocked(blocked: &mut Option<Blocked>) -> (CallId, &'static str) {
-    if let Some(Blocked { calls, cause }) = blocked
-        && let Some(call) = calls.recv().await
-    {
-        return (call, *cause);
+/// What begins from now on goes by other rules; calls that are going on keep their numbers, their side and their Zammad.
+fn go_by(rules: &Rules, switches: &mut [Switch], acceptor: &mut Acceptor) {
+    for (switch, (calls, zammad)) in switches.iter_mut().zip(&rules.switches) {
+        switch.tracker.set(Arc::clone(calls));
+        switch.zammad.clone_from(zammad);
     }
-    std::future::pending().await
+    acceptor.set_bound(rules.bound);
 }
 
 /// The leg is asked for by the name that it has now: the call keeps the one that it began with.
@@ -222,7 +242,7 @@ async fn finish(acceptor: &mut Acceptor, board: &Board) -> Result<(), StoreError
 enum Woken {
     Accepted(Result<Done, StoreError>),
     Heard(usize),
-    Blocked(CallId, &'static str),
+    Blocked(CallId),
     Due,
     Tick,
 }

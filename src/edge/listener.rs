@@ -59,7 +59,7 @@ pub enum Ask {
 }
 
 /// Which switch, and how to reach it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Settings {
     /// By its configured name.
     pub name: String,
@@ -154,10 +154,13 @@ impl LinkState {
 
 /// Runs until cancelled. A permanent fault before the first success is returned; later ones are retried slowly.
 ///
+/// Other settings hold from the next login on, and a login that was being waited for is tried at once. Only another
+/// address ends a connection.
+///
 /// # Errors
 /// A permanent fault at the first login: only a person can help, and trying for ever would hide it.
 pub async fn run(
-    settings: Settings,
+    mut configured: watch::Receiver<Settings>,
     switch: usize,
     intake: mpsc::Sender<Heard>,
     mut wanted: mpsc::Receiver<Ask>,
@@ -167,12 +170,14 @@ pub async fn run(
 ) -> Result<(), Fault> {
     let mut failures = 0;
     let mut ever = false;
-    state.send_modify(|s| s.silence_max = settings.heartbeat_timeout);
     while !stop.is_cancelled() {
+        let settings = configured.borrow_and_update().clone();
+        let newer = configured.clone();
         let mut connection =
-            Connection { settings: &settings, switch, intake: &intake, state: &state, beat: &beat };
+            Connection { settings: &settings, newer, switch, intake: &intake, state: &state, beat: &beat };
         let end = tokio::select! {
             () = stop.cancelled() => return Ok(()),
+            () = moved(&mut configured, &settings.address) => End::Moved,
             end = connection.live(&mut wanted) => end,
         };
         let listened = state.borrow().listening;
@@ -200,6 +205,10 @@ pub async fn run(
                 );
                 HELPLESS_WAIT
             }
+            End::Moved => {
+                info!(switch = settings.name, "the switch is to be reached at another address now");
+                Duration::ZERO
+            }
             End::NoConnection { .. }
             | End::Fault(_)
             | End::Frame(_)
@@ -219,9 +228,24 @@ pub async fn run(
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = beat.through(tokio::time::sleep(wait)) => {}
+            () = reconfigured(&mut configured) => {}
         }
     }
     Ok(())
+}
+
+/// Returns once there are other settings. May be dropped.
+async fn reconfigured(configured: &mut watch::Receiver<Settings>) {
+    if configured.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Returns once another address is configured. May be dropped.
+async fn moved(configured: &mut watch::Receiver<Settings>, address: &str) {
+    while configured.borrow_and_update().address == address {
+        reconfigured(configured).await;
+    }
 }
 
 /// Logs in, subscribes, asks what is asked after a gap, and goes.
@@ -233,7 +257,9 @@ pub async fn try_login(settings: &Settings) -> Result<(), String> {
     let (ask, mut wanted) = mpsc::channel(1);
     let (state, _) = watch::channel(LinkState::new(clock::now()));
     let beat = Pulse::default().join("this login");
-    let mut connection = Connection { settings, switch: 0, intake: &intake, state: &state, beat: &beat };
+    let (_, newer) = watch::channel(settings.clone());
+    let mut connection =
+        Connection { settings, newer, switch: 0, intake: &intake, state: &state, beat: &beat };
     let asking = async {
         while let Some(heard) = heard.recv().await {
             match heard.what {
@@ -280,6 +306,8 @@ enum End {
     Write(std::io::Error),
     #[error("stopping")]
     Stopping,
+    #[error("it is to be reached at another address")]
+    Moved,
 }
 
 /// What bytes were found instead of a frame may hold a telephone number, and is not for the log.
@@ -296,7 +324,10 @@ fn quietly(why: &FrameError) -> String {
 }
 
 struct Connection<'a> {
+    /// What it was made with.
     settings: &'a Settings,
+    /// What is configured since.
+    newer: watch::Receiver<Settings>,
     switch: usize,
     intake: &'a mpsc::Sender<Heard>,
     state: &'a watch::Sender<LinkState>,
@@ -351,7 +382,14 @@ impl Connection<'_> {
             let now = clock::now();
             let listened = session.is_listening();
             match woken {
-                Woken::Written(Ok(_)) | Woken::Tick => {}
+                Woken::Written(Ok(_)) => {}
+                Woken::Tick => {
+                    let silence_max = self.newer.borrow().heartbeat_timeout;
+                    session.set_silence_max(silence_max);
+                    self.state.send_if_modified(|s| {
+                        std::mem::replace(&mut s.silence_max, silence_max) != silence_max
+                    });
+                }
                 // What the switch had said before is still to be read; the end comes behind it.
                 Woken::Written(Err(why)) => {
                     unsent.clear();
@@ -418,6 +456,7 @@ impl Connection<'_> {
                     self.state.send_modify(|s| {
                         s.listening = true;
                         s.since = now;
+                        s.silence_max = self.settings.heartbeat_timeout;
                         s.why.clear();
                     });
                     self.tell(What::Listening, now).await;

@@ -27,5 +27,7 @@ pub mod ongoing;
 pub mod process;
 pub mod pulse;
 pub mod rows;
+pub mod shown;
 pub mod status;
 pub mod stories;
+pub mod systemd;

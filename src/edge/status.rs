@@ -43,6 +43,7 @@ use super::control::Live;
 use super::drain::DrainState;
 use super::listener::LinkState;
 use super::ongoing::{self, Call};
+use super::shown::Shown;
 use super::{clock, history, mask, pulse};
 use crate::cti::event::{Direction, What};
 use crate::queue::breaker::Link;
@@ -193,7 +194,7 @@ fn settled(seq: Seq, row: &Pending, at: UnixMillis, note: Option<&str>, seen: Se
     })
 }
 
-fn switch(name: &str, address: &str, state: &LinkState) -> Value {
+fn switch(name: &str, address: &Shown, state: &LinkState) -> Value {
     json!({
         "name": name, "address": address, "listening": state.listening, "since": state.since.to_string(),
         "reason": mask::numbers(&state.why), "losses": state.losses, "events": state.events,
@@ -214,7 +215,7 @@ fn a_loop((name, age): &(String, Duration)) -> Value {
     json!({ "name": name, "still_ms": age.as_millis(), "stuck": *age >= pulse::BOUND })
 }
 
-fn zammad(name: &str, url: &str, state: &DrainState) -> Value {
+fn zammad(name: &str, url: &Shown, state: &DrainState) -> Value {
     let (link, reason, since) = match &state.link {
         // Nothing was asked of it yet: it is asked with the first event.
         Link::Up if state.last_delivery.is_none() && state.counters == Counters::default() => {
