@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use freeswitch_zammad::sim::recording::Recording;
 use freeswitch_zammad::sim::zammad::{Answer, Fault};
-use program::Program;
 use tokio::sync::mpsc;
 use web::Web;
 
@@ -118,18 +117,8 @@ impl Stage {
                 road::within("Zammad has them", self.web.zammad.wait_until(hung_up)).await;
             }
             "end" => self.calls.drain(..).for_each(|call| self.web.end(&call)),
-            "restart-down" => {
-                self.web.program.signal("TERM");
-            }
-            "restart-up" => {
-                let file = self.web.dir.path().join("config.toml");
-                let text = std::fs::read_to_string(&file).unwrap();
-                std::fs::write(&file, text.replace("127.0.0.1:0", &self.web.address.to_string())).unwrap();
-                let next = Program::start(&["run", "--config", file.to_str().unwrap()], &[]);
-                let before = std::mem::replace(&mut self.web.program, next);
-                assert_eq!(before.end().code, Some(0));
-                self.web.program.wait_for("listening to the switch");
-            }
+            "restart-down" => self.web.program.signal("TERM"),
+            "restart-up" => self.web.restart(),
             other => panic!("{other:?} is nothing that can be wanted"),
         }
         "done".into()

@@ -10,15 +10,20 @@ mod road;
 mod web;
 
 use std::path::Path;
+use std::time::Duration;
 
 use freeswitch_zammad::config::{Config, Environment, Overrides};
-use freeswitch_zammad::edge::admin::CONNECTIONS_MAX;
+use freeswitch_zammad::edge::admin::{self, CONNECTIONS_MAX};
+use freeswitch_zammad::edge::clock;
+use freeswitch_zammad::edge::control::Live;
 use freeswitch_zammad::sim::zammad::{Answer, Fault};
+use freeswitch_zammad::store::{Limits, Store};
 use program::run;
 use road::within;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 use web::{Web, ask};
 
 /// The customer, and our number that they called.
@@ -152,6 +157,25 @@ mod invariants {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_call_that_goes_on_is_still_shown_after_a_restart() {
+        let mut web = Web::start("", "").await;
+        let call = web.begin("in_answered_caller_hangs_up", "one");
+        let talks = |all: &Value| all["calls_now"][0]["state"] == "talking" && all["queue"]["waiting"] == 0;
+        web.until("it goes on", "/api/status", |reply| talks(&reply.json())).await;
+        let before = web.status().await["calls_now"][0].clone();
+        web.restart();
+        web.until("it goes on still", "/api/status", |reply| talks(&reply.json())).await;
+        let after = web.status().await;
+        let (now, all) = (&after["calls_now"][0], after["calls_now"].as_array().unwrap().len());
+        for key in ["id", "switch", "direction", "from", "to", "answered_by"] {
+            assert_eq!(now[key], before[key], "{key}");
+        }
+        assert_eq!((all, &after["calls"]["going_on"]), (1, &json!(1)));
+        web.end(&call);
+        web.until("it is over", "/api/status", |reply| reply.json()["calls_now"] == json!([])).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn every_answer_keeps_other_sites_out() {
         let web = Web::start("", "").await;
         for path in
@@ -247,6 +271,34 @@ mod known_errors {
         let mut second = program::Program::start(&args, &[]);
         second.wait_for("no status page, metrics and health: this address cannot be had");
         second.wait_for("listening to the switch");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_says_nothing_or_half_is_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let age = Duration::from_secs(3600);
+        let limits = Limits {
+            delivered_max: 10,
+            delivered_age: age,
+            dead_max: 10,
+            dead_age: age,
+            swap_bytes: u64::MAX,
+        };
+        let store = Store::open(dir.path(), limits).unwrap();
+        let page = admin::listen(([127, 0, 0, 1], 0).into(), None).await.unwrap();
+        let (address, stop) = (page.admin().address(), CancellationToken::new());
+        let serving = tokio::spawn(page.serve(store.clone(), Live::new(clock::now()), stop.clone()));
+        for said in ["", "GET / HTTP/1.1\r\nhost: 127.0", "GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"] {
+            let mut silent = TcpStream::connect(address).await.unwrap();
+            silent.write_all(said.as_bytes()).await.unwrap();
+            // Time jumps to whatever is waited for next; on the daemon's side that is the end of its patience.
+            let minute = Duration::from_secs(60);
+            let let_go = tokio::time::timeout(minute, silent.read_to_end(&mut Vec::new())).await;
+            assert!(let_go.is_ok(), "{said:?}");
+        }
+        stop.cancel();
+        serving.await.unwrap();
+        store.close().await.unwrap();
     }
 
     #[test]

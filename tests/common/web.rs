@@ -48,6 +48,19 @@ impl Web {
         Self { switch: pbx, zammad, program, address, dir }
     }
 
+    /// Stops the program and starts it again, where it was.
+    pub(crate) fn restart(&mut self) {
+        self.program.signal("TERM");
+        let file = self.dir.path().join("config.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replace("127.0.0.1:0", &self.address.to_string())).unwrap();
+        assert!(crate::program::wait(|| self.program.err().contains("stopped")), "{}", self.program.err());
+        let args = ["run", "--config", file.to_str().unwrap()];
+        let before = std::mem::replace(&mut self.program, Program::start(&args, &[]));
+        assert_eq!(before.end().code, Some(0));
+        self.program.wait_for("listening to the switch");
+    }
+
     /// What `page` prints.
     pub(crate) fn link(&self) -> String {
         let file = self.dir.path().join("config.toml");

@@ -185,8 +185,8 @@ function headline(all) {
 function road(all, now) {
   keyed($("switches"), all.switches, (one) => one.name, makePeer, (row, one) => {
     const heard = one.last_event ? `last heard ${ago(Date.parse(one.last_event), now)}` : "nothing heard yet";
-    const facts = [name(all.switches, one), one.address, one.listening ? heard : null, one.losses ? `link lost ${times(one.losses)}` : null];
-    peer(row, one.listening ? "good" : "bad", one.listening ? "Heard" : `No link since ${moment(Date.parse(one.since), now)}`, facts, one.listening ? "" : one.reason);
+    const facts = [one.address, one.listening ? heard : null, one.losses ? `link lost ${times(one.losses)}` : null];
+    peer(row, one.listening ? "good" : "bad", named(all.switches, one, one.listening ? "Heard" : `No link since ${moment(Date.parse(one.since), now)}`), facts, one.listening ? "" : one.reason);
   });
   keyed($("zammads"), all.zammads, (one) => one.name, makePeer, (row, one) => {
     const since = one.since ? ` since ${moment(Date.parse(one.since), now)}` : "";
@@ -194,8 +194,8 @@ function road(all, now) {
     let [kind, word] = words[one.link];
     if (one.paused) { kind = kind === "bad" ? kind : "warn"; word += ", paused"; }
     const last = one.last_delivery ? `last delivery ${ago(Date.parse(one.last_delivery), now)}` : "nothing delivered yet";
-    const facts = [name(all.zammads, one), last, one.delivered ? `${number(one.delivered)} delivered` : null, one.repeated ? `${one.repeated} repeated` : null, one.ambiguous ? `${count(one.ambiguous, "hangup")} of unknown fate` : null];
-    peer(row, kind, word, facts, one.reason);
+    const facts = [last, one.delivered ? `${number(one.delivered)} delivered` : null, one.repeated ? `${one.repeated} repeated` : null, one.ambiguous ? `${count(one.ambiguous, "hangup")} of unknown fate` : null];
+    peer(row, kind, named(all.zammads, one, word), facts, one.reason);
   });
   const { queue, calls: figures } = all;
   write($("waiting"), number(queue.waiting));
@@ -209,7 +209,7 @@ function road(all, now) {
 }
 
 /** What tells one of several apart; the only one needs no name. */
-const name = (list, one) => (list.length > 1 ? one.name : null);
+const named = (list, one, word) => (list.length > 1 ? `${one.name}: ${word.toLowerCase()}` : word);
 
 function makePeer() {
   const row = make("li", "peer");
@@ -225,7 +225,7 @@ function peer(row, kind, word, facts, reason) {
   write(row.querySelector("b span"), word);
   write(row.querySelector(".about"), facts.filter(Boolean).join(" · "));
   const why = row.querySelector(".reason");
-  write(why, reason || "");
+  write(why, sentence(reason));
   why.hidden = !reason;
 }
 
@@ -242,7 +242,7 @@ function calls(all, now) {
     write(by, call.answered_by ?? (call.state !== "talking" ? "–" : call.direction === "out" ? "the called side" : "somebody"));
     write(since, stopwatch(now - call.since_ms));
   });
-  more($("calls-more"), all.calls.going_on - list.length, "more are going on");
+  more($("calls-more"), all.calls.going_on - list.length, "more");
 }
 
 function delivered(all, now) {
@@ -277,7 +277,7 @@ function dead(all, now) {
     one.setAttribute("aria-label", `Put back: ${told(event)}, ${event.from} to ${event.to}`);
     one.onclick = () => replay({ seqs: [event.seq] }, 1);
   });
-  more($("dead-more"), total - list.length, "more are kept; freeswitch-zammad queue list dead shows all");
+  more($("dead-more"), total - list.length, "more; freeswitch-zammad queue list dead shows all");
   // What had the focus may be gone with its event.
   if (inside && (document.activeElement === document.body || !document.activeElement.checkVisibility())) $("dead-title").focus();
 }
@@ -330,16 +330,16 @@ function plots(now) {
   const first = samples.length ? samples[0][0] : now;
   const from = Math.min(first, now - 5 * 60000);
   const queue = state.last.queue;
-  plot("waiting", samples.map(([at, waiting]) => [at, waiting]), from, now, queue.waiting, number, "most");
-  plot("oldest", samples.map(([at, , oldest]) => [at, oldest]), from, now, queue.oldest_age_s ?? 0, (s) => (s ? span(s * 1000) : "0 s"), "longest");
+  plot("waiting", samples.map(([at, waiting]) => [at, waiting]), from, now, queue.waiting, { text: number, round: roundCount, most: "most" });
+  plot("oldest", samples.map(([at, , oldest]) => [at, oldest]), from, now, queue.oldest_age_s ?? 0, { text: (s) => (s ? span(s * 1000) : "0 s"), round: roundSeconds, most: "longest" });
 }
 
-function plot(id, points, from, to, last, text, most) {
+function plot(id, points, from, to, last, { text, round, most }) {
   const svg = $(`plot-${id}`);
   const width = svg.clientWidth || 480;
   const height = svg.clientHeight || 176;
   const [left, right, top, bottom] = [2, 8, 18, 22];
-  const max = ceiling(Math.max(1, last, ...points.map((p) => p[1])));
+  const max = round(Math.max(1, last, ...points.map((p) => p[1])));
   const x = (at) => left + ((Math.min(at, to) - from) / (to - from)) * (width - left - right);
   const y = (value) => height - bottom - (value / max) * (height - top - bottom);
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -372,9 +372,15 @@ function plot(id, points, from, to, last, text, most) {
   write($(`plot-${id}-said`), read || `now ${text(last)}${peaked}`);
 }
 
-function ceiling(value) {
-  const steps = [2, 4, 6, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200];
-  return steps.find((step) => step >= value) ?? 10 ** Math.ceil(Math.log10(value));
+/** The next round number; both it and its half are worth a line. */
+function roundCount(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  return [1, 2, 4, 10, 20].map((n) => n * power).find((n) => n >= value && n >= 2);
+}
+
+function roundSeconds(value) {
+  const steps = [2, 4, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 57600, 86400];
+  return steps.find((step) => step >= value) ?? 172800 * Math.ceil(value / 172800);
 }
 
 const draw = (name, attributes) => {
@@ -478,7 +484,7 @@ function toggle(name, empty) {
 
 function more(element, many, text) {
   element.hidden = many <= 0;
-  write(element, `${number(Math.max(many, 0))} ${text}.`);
+  write(element, `And ${number(Math.max(many, 0))} ${text}.`);
 }
 
 let toasted;
