@@ -3,6 +3,8 @@
 //! Stopping goes with the stream: the listeners first, so that nothing new comes in; then the intake, which
 //! commits what it has; then the drains, which finish the requests on their way; then the store.
 
+mod reload;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,16 +15,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::call::tracker::Tracker;
-use crate::config::{Config, SwitchConfig, ZammadConfig};
+use crate::config::{AdminConfig, Config, SwitchConfig, ZammadConfig};
 use crate::cti::client::{Client, ClientError};
-use crate::edge::accept::{Acceptor, Bound, ToDrain};
+use crate::edge::accept::{Acceptor, ToDrain};
+use crate::edge::admin;
 use crate::edge::backfill::{self, Backfill, BackfillState, Hearing, Noted};
 use crate::edge::clock;
 use crate::edge::control::{self, Live};
 use crate::edge::drain::{self, Drain, DrainState};
-use crate::edge::intake::{self, Blocked, Board};
+use crate::edge::history;
+use crate::edge::intake;
 use crate::edge::listener::{self, Ask, Heard, LinkState};
-use crate::edge::stories::Shelf;
+use crate::edge::ongoing::Ongoing;
+use crate::edge::shown::Shown;
 use crate::esl::session::{Fault, Login};
 use crate::queue::breaker::Link;
 use crate::queue::schedule::Counters;
@@ -74,6 +79,8 @@ impl Failure {
 
 /// A running daemon.
 pub struct Daemon {
+    config: Config,
+    levers: reload::Levers,
     live: Live,
     failure: mpsc::Receiver<Failure>,
     listeners: JoinSet<()>,
@@ -98,19 +105,13 @@ impl Daemon {
         let (hear, post) = (CancellationToken::new(), CancellationToken::new());
         let (fail, failure) = mpsc::channel(1);
         let (heard, hearing) = mpsc::channel(intake::QUEUE);
-        let (board, shelf) = (Board::default(), Shelf::default());
-
-        let mut live = Live {
-            started: clock::now(),
-            switches: vec![],
-            zammads: vec![],
-            backfills: vec![],
-            board: board.clone(),
-            shelf: shelf.clone(),
-        };
+        let mut live = Live::new(clock::now());
+        let (board, shelf, pulse) = (live.board.clone(), live.shelf.clone(), live.pulse.clone());
+        let page = listen(config.admin.as_ref()).await;
+        live.admin = page.as_ref().map(admin::Server::admin);
         let (asks, asked): (Vec<_>, Vec<_>) = config.switches.iter().map(|_| mpsc::channel(ASKS)).unzip();
         let (blocked, to_end) = mpsc::channel(ASKS);
-        let blocked_end = config.calls.end_blocked_with.map(|cause| Blocked { calls: to_end, cause });
+        let rules = watch::Sender::new(Arc::new(reload::rules(&config)));
         let mut drains = JoinSet::new();
         let mut to_drains = Vec::new();
         for (zammad, client) in config.zammads.iter().zip(clients) {
@@ -119,9 +120,21 @@ impl Daemon {
             let (state, shown) = watch::channel(idle());
             let name = zammad.name.to_string();
             to_drains.push(ToDrain { zammad: name.clone(), accepted: to, orders: order.clone() });
-            live.zammads.push((name.clone(), zammad.url.to_string(), shown, order));
-            let end_blocked = config.calls.end_blocked_with.map(|_| blocked.clone());
-            let drain = Drain { name, store: store.clone(), client, accepted, orders, end_blocked, state };
+            live.zammads.push((name.clone(), Shown::new(zammad.url.to_string()), shown, order));
+            let end_blocked = Some(blocked.clone());
+            let beat = pulse.join(format!("zammad {name}"));
+            let took = live.posts.of(&name);
+            let drain = Drain {
+                name,
+                store: store.clone(),
+                client,
+                accepted,
+                orders,
+                end_blocked,
+                state,
+                beat,
+                took,
+            };
             drains.spawn(drain.run(
                 config.delivery.schedule(TimeZone::system(), zammad.rest_token.is_some()),
                 post.clone(),
@@ -129,19 +142,23 @@ impl Daemon {
         }
 
         let mut listeners = JoinSet::new();
-        let mut switches = Vec::new();
+        let (mut switches, mut links) = (Vec::new(), Vec::new());
         let channels = asks.into_iter().zip(asked);
         for (at, (switch, (wanted, asked))) in config.switches.iter().zip(channels).enumerate() {
             let (state, shown) = watch::channel(LinkState::new(clock::now()));
-            live.switches.push((switch.name.to_string(), switch.address.to_string(), shown));
-            let backfill = backfill_of(&config, switch, at, &store, &heard);
+            live.switches.push((switch.name.to_string(), Shown::new(switch.address.to_string()), shown));
+            let backfill = backfill_of(switch, at, rules.subscribe(), &store, &heard);
             let hearing = backfill.map(|(backfill, noted, shown)| {
                 live.backfills.push((switch.name.to_string(), shown));
                 listeners.spawn(backfill.run(hear.clone()));
                 noted
             });
-            switches.push(intake_switch(&config, switch, wanted, Hearing::new(hearing)));
-            let job = listener::run(link(switch), at, heard.clone(), asked, state, hear.clone());
+            let hearing = Hearing::new(hearing);
+            switches.push(intake_switch(&config, switch, wanted, hearing, live.ongoing.clone()));
+            let (settings, configured) = watch::channel(link(switch));
+            links.push(settings);
+            let beat = pulse.join(format!("switch {}", switch.name));
+            let job = listener::run(configured, at, heard.clone(), asked, state, beat, hear.clone());
             let (fail, name) = (fail.clone(), switch.name.to_string());
             listeners.spawn(async move {
                 if let Err(fault) = job.await {
@@ -152,16 +169,22 @@ impl Daemon {
         }
         drop(heard);
         intake::restore(&store, &mut switches, &shelf)?;
-        let bound = Bound { max_events: config.delivery.max_events, when_full: config.delivery.when_full };
-        let acceptor = Acceptor::new(store.clone(), to_drains, bound);
-        let job = intake::run(acceptor, switches, hearing, blocked_end, board, shelf);
+        let acceptor = Acceptor::new(store.clone(), to_drains, rules.borrow().bound);
+        let orders = intake::Orders { blocked: to_end, rules: rules.subscribe() };
+        let job = intake::run(acceptor, switches, hearing, orders, board, shelf, pulse.join("intake"));
         let intake = tokio::spawn(async move {
             if let Err(why) = job.await {
                 let _ = fail.try_send(Failure::Store(why));
             }
         });
         let control = serve(socket, store.clone(), live.clone(), post.clone());
-        Ok(Self { live, failure, listeners, intake, drains, control, hear, post, store })
+        // Until the drains have finished: how they do is still to be seen.
+        drains.spawn(history::run(live.history.clone(), store.clone(), post.clone()));
+        if let Some(page) = page {
+            drains.spawn(page.serve(store.clone(), live.clone(), post.clone()));
+        }
+        let levers = reload::Levers { rules, links };
+        Ok(Self { config, levers, live, failure, listeners, intake, drains, control, hear, post, store })
     }
 
     /// What it is doing.
@@ -211,15 +234,16 @@ fn joined(name: &str, end: Result<(), tokio::task::JoinError>) {
 }
 
 fn clients(config: &Config) -> Result<Vec<Client>, Failure> {
-    let client = |zammad: &ZammadConfig| {
-        Client::new(zammad.url.expose(), &zammad.tls, zammad.timeout)
-            .map(|client| match &zammad.rest_token {
-                Some(token) => client.with_rest_token(token.expose()),
-                None => client,
-            })
-            .map_err(|why| Failure::Zammad { name: zammad.name.to_string(), why })
-    };
     config.zammads.iter().map(client).collect()
+}
+
+fn client(zammad: &ZammadConfig) -> Result<Client, Failure> {
+    Client::new(zammad.url.expose(), &zammad.tls, zammad.timeout)
+        .map(|client| match &zammad.rest_token {
+            Some(token) => client.with_rest_token(token.expose()),
+            None => client,
+        })
+        .map_err(|why| Failure::Zammad { name: zammad.name.to_string(), why })
 }
 
 async fn open(config: &Config) -> Result<Store, StoreError> {
@@ -256,9 +280,9 @@ pub fn link(switch: &SwitchConfig) -> listener::Settings {
 
 /// The backfill of a switch that has one, where the intake tells it, and what status shows of it.
 fn backfill_of(
-    config: &Config,
     switch: &SwitchConfig,
     at: usize,
+    rules: watch::Receiver<Arc<intake::Rules>>,
     store: &Store,
     intake: &mpsc::Sender<Heard>,
 ) -> Option<(Backfill, mpsc::Sender<Noted>, watch::Receiver<BackfillState>)> {
@@ -269,7 +293,7 @@ fn backfill_of(
         name: switch.name.to_string(),
         switch: at,
         dir,
-        calls: Arc::new(config.calls_of(switch)),
+        rules,
         store: store.clone(),
         noted,
         intake: intake.clone(),
@@ -283,6 +307,7 @@ fn intake_switch(
     switch: &SwitchConfig,
     wanted: mpsc::Sender<Ask>,
     hearing: Hearing,
+    ongoing: Ongoing,
 ) -> intake::Switch {
     intake::Switch {
         name: switch.name.to_string(),
@@ -292,6 +317,7 @@ fn intake_switch(
         wanted,
         hearing,
         missed: vec![],
+        ongoing,
     }
 }
 
@@ -314,6 +340,19 @@ fn serve(
             }
         }
     })
+}
+
+/// The status page, if the configuration wants one. Calls are told without it, so one whose address cannot be had keeps
+/// nothing from starting.
+async fn listen(config: Option<&AdminConfig>) -> Option<admin::Server> {
+    let AdminConfig { listen, host } = config?;
+    match admin::listen(*listen, host.clone()).await {
+        Ok(page) => Some(page),
+        Err(why) => {
+            error!(address = %listen, reason = %why, "no status page, metrics and health: this address cannot be had");
+            None
+        }
+    }
 }
 
 fn idle() -> DrainState {

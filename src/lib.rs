@@ -25,7 +25,7 @@
 //! | [`queue`] | what is posted when: order, repeats, pauses, dead letters | clocks, HTTP, the store |
 //! | [`store`] | what must survive: pending events, call state, dead letters (sled) | Zammad's answers, the switch |
 //! | [`config`] | file, environment and flags to one checked configuration | how it is used |
-//! | [`edge`] | the only code that waits: listener, backfill, intake, drain, control socket, clock, log | decisions |
+//! | [`edge`] | the only code that waits: listener, backfill, intake, drain, control socket, status page, clock, log | decisions |
 //! | [`daemon`] | builds the parts, starts the tasks, stops them in order | decisions |
 //! | [`cli`] | what each subcommand says and prints | |
 //! | [`sim`] | a switch and a Zammad to talk to, over real sockets: for the demo, tests and benches | |

@@ -59,17 +59,23 @@ fn files_of(layer: &str) -> Vec<PathBuf> {
     if folder.is_dir() { all_files(&folder) } else { vec![src.join(format!("{layer}.rs"))] }
 }
 
+/// Every file of Rust, however deep; a folder within may have none (the status page's).
 fn all_files(folder: &Path) -> Vec<PathBuf> {
+    let found = files_below(folder);
+    assert!(!found.is_empty(), "no source in {}", folder.display());
+    found
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            found.extend(all_files(&path));
+            found.extend(files_below(&path));
         } else if path.extension().is_some_and(|e| e == "rs") {
             found.push(path);
         }
     }
-    assert!(!found.is_empty(), "no source in {}", folder.display());
     found
 }
 

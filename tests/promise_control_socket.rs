@@ -289,8 +289,7 @@ fn limits() -> Limits {
 }
 
 fn live() -> Live {
-    let (board, shelf) = (Default::default(), Default::default());
-    Live { started: clock::now(), switches: vec![], zammads: vec![], backfills: vec![], board, shelf }
+    Live::new(clock::now())
 }
 
 async fn status(dir: &Path) -> serde_json::Value {

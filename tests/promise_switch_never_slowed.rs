@@ -22,6 +22,7 @@ use freeswitch_zammad::call::{
 use freeswitch_zammad::edge::clock;
 use freeswitch_zammad::edge::control::{self, Request};
 use freeswitch_zammad::edge::listener::{self, Ask, Heard, LinkState, What};
+use freeswitch_zammad::edge::pulse::Pulse;
 use freeswitch_zammad::esl::event::Event;
 use freeswitch_zammad::esl::frame::{BODY_MAX, FrameDecoder, FrameError, HEADERS_MAX};
 use freeswitch_zammad::esl::session::{Fault, Login, Output, Session};
@@ -58,7 +59,16 @@ impl Listener {
             login: Login { user: None, password: "ClueCon".into() },
             heartbeat_timeout: Duration::from_secs(65),
         };
-        let task = tokio::spawn(listener::run(settings, 0, intake, asked, state, stop.clone()));
+        let beat = Pulse::default().join("this listener");
+        let task = tokio::spawn(listener::run(
+            watch::channel(settings).1,
+            0,
+            intake,
+            asked,
+            state,
+            beat,
+            stop.clone(),
+        ));
         Self { heard, ask, link, stop, task }
     }
 

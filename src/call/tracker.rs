@@ -135,6 +135,11 @@ impl Tracker {
         self.explains = Some(Explaining::default());
     }
 
+    /// Goes by other settings from now on. What was decided about a leg or a call stays as it is.
+    pub fn set(&mut self, settings: Arc<Settings>) {
+        self.settings = settings;
+    }
+
     /// An event was heard. The switch's own clock is not asked: it may differ from the one that ends our waits.
     pub fn handle_event(&mut self, event: &Event, at: UnixMillis) {
         self.handle_timeout(at);

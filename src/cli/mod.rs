@@ -8,6 +8,7 @@ mod ask;
 mod cause;
 mod check;
 mod demo;
+mod page;
 mod queue;
 mod record;
 mod run;
@@ -49,6 +50,8 @@ enum Command {
     Demo(demo::Demo),
     /// How the daemon, its links and its queue are
     Status(status::Status),
+    /// A link to the status page, good once, that shows numbers and puts dead letters back
+    Page(page::Page),
     /// Look into the queue; replay, hold, delete, export, import
     Queue(queue::Queue),
     /// Why a call was told as it was: what each leg was taken for, what each event meant, what was sent
@@ -67,7 +70,7 @@ enum Command {
     Cause(cause::Cause),
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 struct Common {
     /// Configuration file [default: /etc/freeswitch-zammad/config.toml, if there is one]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Configuration")]
@@ -141,6 +144,7 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check::run(&check, common),
         Command::Demo(demo) => demo::run(&demo),
         Command::Status(status) => status::run(&status, common),
+        Command::Page(page) => page::run(&page, common),
         Command::Queue(queue) => queue::run(&queue, common),
         Command::Explain(call) => queue::explain(&call, common),
         Command::Pause(which) => queue::pause(&which, true, common),

@@ -3,11 +3,15 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
 use super::store::program;
 use super::{Common, Failure, asked_to_stop, runtime};
 use crate::config::{Config, Needs};
 use crate::daemon::{self, Daemon, STOP_MAX};
-use crate::edge::{heal, log, process};
+use crate::edge::{heal, log, mask, process, systemd};
 use crate::store::StoreError;
 
 /// How often a store is tried again that its disk does not let us open.
@@ -29,31 +33,115 @@ pub(super) fn run(common: &Common) -> Result<ExitCode, Failure> {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    runtime()?.block_on(async {
-        let state_dir = loaded.config.state_dir.clone();
-        let mut daemon = tokio::select! {
-            daemon = start(loaded.config) => daemon?,
-            () = asked_to_stop() => return Ok(ExitCode::SUCCESS),
+    runtime()?.block_on(run_until_stopped(common, loaded.config))
+}
+
+async fn run_until_stopped(common: &Common, config: Config) -> Result<ExitCode, Failure> {
+    // Watched from the beginning: unwatched it would end the process.
+    let mut hangup = signal(SignalKind::hangup()).expect("SIGHUP can always be watched");
+    // One for all the while: what is asked during a reload must not be missed either.
+    let stop = asked_to_stop();
+    tokio::pin!(stop);
+    let state_dir = config.state_dir.clone();
+    let mut daemon = tokio::select! {
+        daemon = start(config) => daemon?,
+        () = systemd::ask_for_time() => unreachable!("it never returns"),
+        () = &mut stop => return Ok(ExitCode::SUCCESS),
+    };
+    heal::running(&state_dir);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
+    systemd::tell(&[NotifyState::Ready]);
+    let stopping = CancellationToken::new();
+    let told = systemd::keep_told(
+        daemon.live().clone(),
+        daemon.store().clone(),
+        stopping.clone(),
+        sd_notify::watchdog_enabled(),
+        systemd::tell,
+    );
+    let told = tokio::spawn(told);
+    let failure = loop {
+        let woken = tokio::select! {
+            failure = daemon.failed() => Woken::Failed(failure),
+            () = &mut stop => Woken::Stop,
+            _ = hangup.recv() => Woken::Hangup,
         };
-        heal::running(&state_dir);
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
-        tell_systemd(sd_notify::NotifyState::Ready);
-        let failure = tokio::select! {
-            failure = daemon.failed() => Some(failure),
-            () = asked_to_stop() => None,
-        };
-        tell_systemd(sd_notify::NotifyState::Stopping);
-        let stopped = tokio::time::timeout(STOP_MAX, daemon.stop()).await;
-        match (failure, stopped) {
-            (Some(failure), _) => Err(ended(failure)),
-            (None, Ok(Ok(()))) => {
-                heal::stopped(&state_dir);
-                Ok(ExitCode::SUCCESS)
+        match woken {
+            Woken::Failed(failure) => break Some(failure),
+            Woken::Stop => break None,
+            Woken::Hangup => {
+                systemd::reloading();
+                reload(common, &mut daemon).await;
+                systemd::reloaded();
             }
-            (None, Ok(Err(failure))) => Err(ended(failure)),
-            (None, Err(_)) => Err(Failure::new("it took too long to stop; what was accepted is on disk")),
         }
-    })
+    };
+    systemd::tell(&[NotifyState::Stopping]);
+    stopping.cancel();
+    let stopped = tokio::time::timeout(STOP_MAX, daemon.stop()).await;
+    told.abort();
+    match (failure, stopped) {
+        (Some(failure), _) => Err(ended(failure)),
+        (None, Ok(Ok(()))) => {
+            heal::stopped(&state_dir);
+            Ok(ExitCode::SUCCESS)
+        }
+        (None, Ok(Err(failure))) => Err(ended(failure)),
+        (None, Err(_)) => Err(Failure::new("it took too long to stop; what was accepted is on disk")),
+    }
+}
+
+enum Woken {
+    Failed(daemon::Failure),
+    Stop,
+    Hangup,
+}
+
+/// Reads the configuration anew. One that has a fault is not used: each fault is logged, and the daemon goes on as before.
+async fn reload(common: &Common, daemon: &mut Daemon) {
+    // Files may lie on a slow disk.
+    let common = common.clone();
+    let read = tokio::task::spawn_blocking(move || common.load(Needs::Everything)).await;
+    let loaded = match read {
+        Ok(Ok(loaded)) => loaded,
+        Ok(Err(why)) => {
+            for fault in &why.faults {
+                tracing::error!(%fault, "the configuration has a fault");
+            }
+            tracing::error!(
+                faults = why.faults.len(),
+                "not reloaded: the configuration that was read before stays in use"
+            );
+            return;
+        }
+        Err(why) => {
+            tracing::error!(reason = %why, "not reloaded: the configuration could not be read");
+            return;
+        }
+    };
+    // Before anybody can word them.
+    log::add_secrets(log::secrets_of(&loaded.config));
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let level = loaded.config.log.level.clone();
+    match daemon.reload(loaded.config).await {
+        Ok(stays) => {
+            for what in &stays {
+                tracing::warn!(
+                    what,
+                    "this part of the configuration needs a restart: systemctl restart freeswitch-zammad"
+                );
+            }
+            if let Err(why) = log::set_level(level.as_str()) {
+                tracing::error!(reason = why, "the log level stays as it was");
+            }
+            tracing::info!(left_out = stays.len(), "reloaded: the configuration is in use");
+        }
+        Err(why) => {
+            tracing::error!(reason = %why, "not reloaded: the configuration that was read before stays in use")
+        }
+    }
 }
 
 /// A task that died must not leave the daemon half alive: whoever started it starts it again, whole. In a release build
@@ -84,6 +172,10 @@ async fn start(config: Config) -> Result<Daemon, Failure> {
                 let why = why.to_string();
                 if said.as_ref() != Some(&why) {
                     tracing::error!(reason = why, "the store cannot be opened yet; it is tried again");
+                    systemd::tell(&[NotifyState::Status(&format!(
+                        "waiting for the disk: {}",
+                        mask::numbers(&why)
+                    ))]);
                     said = Some(why);
                 }
                 tokio::time::sleep(OPEN_AGAIN).await;
@@ -100,10 +192,4 @@ async fn start(config: Config) -> Result<Daemon, Failure> {
 
 fn ended(failure: crate::daemon::Failure) -> Failure {
     if failure.is_permanent() { Failure::permanent(failure) } else { Failure::new(failure) }
-}
-
-fn tell_systemd(state: sd_notify::NotifyState<'_>) {
-    if let Err(why) = sd_notify::notify(&[state]) {
-        tracing::warn!(reason = %why, "systemd cannot be told");
-    }
 }

@@ -40,6 +40,13 @@ fn lines(all: &Value) -> Vec<String> {
     } else {
         lines.push(format!("freeswitch-zammad {version} is not running; its store says:"));
     }
+    for stuck in all["loops"].as_array().into_iter().flatten().filter(|it| it["stuck"] == true) {
+        let seconds = stuck["still_ms"].as_u64().unwrap_or_default() / 1000;
+        lines.push(format!(
+            "STUCK: {} has not moved for {seconds} s; restart the daemon, and report this",
+            text(&stuck["name"])
+        ));
+    }
     for switch in all["switches"].as_array().into_iter().flatten() {
         let name = format!("switch {} ({})", text(&switch["name"]), text(&switch["address"]));
         let since = text(&switch["since"]);

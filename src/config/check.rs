@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::admin;
 use super::document::{Given, nearest};
 use super::fault::{Origin, Report, Unfit};
 use super::measure::{Seen, bounded, every, one_of, optional, parse, required, secret, short_enough};
@@ -66,6 +67,7 @@ pub(super) fn config(raw: RawConfig, report: &mut Report) -> Option<Config> {
     let mut numbers = Seen::new("write each called number once");
     let queues = every(raw.queues.into_iter().map(|raw| queue(raw, &mut numbers, report)));
     let log_level = log_level(raw.log_level.as_ref(), report);
+    let admin = admin::admin(&raw.admin, report);
 
     Some(Config {
         state_dir,
@@ -82,6 +84,7 @@ pub(super) fn config(raw: RawConfig, report: &mut Report) -> Option<Config> {
         agents: agents?,
         queues: queues?,
         log: Log { level: log_level? },
+        admin: admin?,
     })
 }
 

@@ -14,6 +14,8 @@
 //! The environment is an argument. Knows no socket and no clock. What the layers below have a type for (a country,
 //! a rule, a cause) is theirs; `settings` puts together what they are run by.
 
+mod admin;
+mod change;
 mod check;
 mod cti_url;
 mod document;
@@ -27,6 +29,7 @@ mod settings;
 mod values;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -74,6 +77,8 @@ pub struct Config {
     pub queues: Vec<QueueName>,
     /// What the daemon says of itself.
     pub log: Log,
+    /// Where it shows itself over HTTP, if anywhere.
+    pub admin: Option<AdminConfig>,
 }
 
 impl Config {
@@ -264,4 +269,13 @@ pub struct QueueName {
 pub struct Log {
     /// Which lines are written.
     pub level: LogLevel,
+}
+
+/// Where the daemon shows itself over HTTP: status page, metrics, health.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminConfig {
+    /// Loopback unless the configuration says in so many words that it may be another; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// One more name under which it may be asked, besides its addresses and `localhost`.
+    pub host: Option<String>,
 }

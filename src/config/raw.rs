@@ -33,6 +33,7 @@ pub(super) struct RawConfig {
     pub(super) agents: Vec<RawAgent>,
     pub(super) queues: Vec<RawQueue>,
     pub(super) log_level: Option<Given<String>>,
+    pub(super) admin: RawAdmin,
 }
 
 /// Where a table stands: what a fault says about a key that it lacks.
@@ -120,6 +121,13 @@ pub(super) struct RawCalls {
     pub(super) end_blocked_with: Option<Given<String>>,
 }
 
+#[derive(Debug, Default)]
+pub(super) struct RawAdmin {
+    pub(super) listen: Option<Given<String>>,
+    pub(super) allow_remote: Option<Given<bool>>,
+    pub(super) host: Option<Given<String>>,
+}
+
 #[derive(Debug)]
 pub(super) struct RawRoute {
     pub(super) place: Place,
@@ -190,6 +198,7 @@ fn config(s: &mut Section<'_, '_>) -> RawConfig {
         agents: s.tables("agent", agent),
         queues: s.tables("queue", queue),
         log_level: s.table("log", |s| s.text("level")),
+        admin: s.table("admin", admin),
     }
 }
 
@@ -252,6 +261,10 @@ fn delivery(s: &mut Section<'_, '_>) -> RawDelivery {
 
 fn calls(s: &mut Section<'_, '_>) -> RawCalls {
     RawCalls { internal: s.switch("internal"), end_blocked_with: s.text("end_blocked_with") }
+}
+
+fn admin(s: &mut Section<'_, '_>) -> RawAdmin {
+    RawAdmin { listen: s.text("listen"), allow_remote: s.switch("allow_remote"), host: s.text("host") }
 }
 
 fn route(s: &mut Section<'_, '_>) -> RawRoute {

@@ -81,6 +81,11 @@ impl Acceptor {
         Self { store, drains, bound, next: Batch::default(), under_way: None, in_flight: 0, lost: 0 }
     }
 
+    /// Another bound from now on.
+    pub(super) fn set_bound(&mut self, bound: Bound) {
+        self.bound = bound;
+    }
+
     /// Something to accept; `mark` comes back when it is. Returns how many events there was no room for.
     pub(super) fn add(&mut self, accepting: Accepting, mark: u64) -> u64 {
         let Accepting { mut events, state } = accepting;

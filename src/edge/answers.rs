@@ -2,15 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::backfill::BackfillState;
 use super::clock;
 use super::control::{Kind, Live, Request, Selection};
-use super::drain::{DrainState, Order};
-use super::listener::LinkState;
+use super::drain::Order;
 use super::rows;
+use super::status::{self, Seen};
 use super::stories;
-use crate::queue::breaker::Link;
-use crate::queue::schedule::Counters;
 use crate::store::{Accepting, Pending, Seq, Settle, Store, StoreError};
 use crate::time::UnixMillis;
 
@@ -34,7 +31,12 @@ pub enum Refusal {
 /// If the store fails, or the request makes no sense.
 pub async fn answer(store: &Store, live: Option<&Live>, request: Request) -> Result<Vec<Value>, Refusal> {
     match request {
-        Request::Status => Ok(vec![status(store, live)]),
+        Request::Status => Ok(vec![status::status(store, live)]),
+        Request::Snapshot { reveal } => {
+            let seen = if reveal { Seen::Whole } else { Seen::Masked };
+            Ok(vec![status::snapshot(store, live, seen, UnixMillis(0))])
+        }
+        Request::Page => page(live),
         Request::List { kind, from, limit } => {
             let mut rows = Vec::new();
             each(store, kind, Seq(from), |_, _, row| {
@@ -68,79 +70,20 @@ pub async fn answer(store: &Store, live: Option<&Live>, request: Request) -> Res
     }
 }
 
-fn status(store: &Store, live: Option<&Live>) -> Value {
-    let now = clock::now();
-    let counts = store.counts();
-    // While the disk refuses, and of a damaged row, there is nothing to say.
-    let oldest = store.oldest_pending().ok().flatten().map(|(_, p)| now.since(p.happened).as_secs());
-    let mut status = json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "running": live.is_some(),
-        "queue": {
-            "waiting": counts.pending,
-            "oldest_age_s": oldest,
-            "dead": counts.dead,
-            "delivered_kept": counts.delivered,
-            "disk_bytes": store.disk_bytes().ok(),
-            "disk_refuses": store.refused().map(|why| why.to_string()),
-        },
-    });
-    if let Some(live) = live {
-        let figures = *live.board.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        status["started"] = live.started.to_string().into();
-        status["calls"] = json!({
-            "going_on": figures.calls, "legs": figures.legs, "events_handled": figures.handled, "events_accepted": figures.accepted,
-            "events_repeated": figures.repeated,
-            "events_dropped": figures.dropped,
-            "events_unaccepted": figures.unaccepted,
-        });
-        status["switches"] = live
-            .switches
-            .iter()
-            .map(|(name, address, state)| switch(name, address, &state.borrow()))
-            .collect();
-        status["backfills"] =
-            live.backfills.iter().map(|(name, state)| backfill(name, &state.borrow())).collect();
-        status["zammads"] =
-            live.zammads.iter().map(|(name, url, state, _)| zammad(name, url, &state.borrow())).collect();
-    }
-    status
-}
-
-fn switch(name: &str, address: &str, state: &LinkState) -> Value {
-    json!({
-        "name": name, "address": address, "listening": state.listening, "since": state.since.to_string(),
-        "reason": state.why, "losses": state.losses, "events": state.events, "skipped": state.skipped,
-        "waits_for_disk": state.waits,
-    })
-}
-
-fn backfill(name: &str, state: &BackfillState) -> Value {
-    json!({
-        "switch": name, "dir": state.dir.display().to_string(), "busy": state.busy, "gaps": state.gaps,
-        "files": state.files, "calls": state.calls, "skipped": state.skipped, "left_out": state.left_out,
-        "reason": state.why,
-    })
-}
-
-fn zammad(name: &str, url: &str, state: &DrainState) -> Value {
-    let (link, reason, since) = match &state.link {
-        // Nothing was asked of it yet: it is asked with the first event.
-        Link::Up if state.last_delivery.is_none() && state.counters == Counters::default() => {
-            ("unasked", None, None)
-        }
-        Link::Up => ("up", None, None),
-        Link::Away { why, since } => ("away", Some(why), Some(since)),
-        Link::Misconfigured { why, since } => ("misconfigured", Some(why), Some(since)),
+/// A link to the status page, good once and soon.
+fn page(live: Option<&Live>) -> Result<Vec<Value>, Refusal> {
+    let Some(live) = live else {
+        return Err(Refusal::Senseless("the daemon is not running, so there is no status page".into()));
     };
-    json!({
-        "name": name, "url": url, "link": link, "reason": reason, "since": since.map(ToString::to_string),
-        "paused": state.paused, "in_flight": state.in_flight,
-        "last_delivery": state.last_delivery.map(|t| t.to_string()),
-        "delivered": state.counters.delivered, "dead": state.counters.dead, "repeated": state.counters.repeated,
-        "healed": state.counters.healed, "ambiguous": state.counters.ambiguous,
-        "dropped": state.counters.dropped, "looked_up": state.counters.looked_up,
-    })
+    let Some(admin) = &live.admin else {
+        return Err(Refusal::Senseless(
+            "there is no status page: write listen = \"127.0.0.1:8022\" under [admin] of the configuration, or read in the log why that address could not be had"
+                .into(),
+        ));
+    };
+    let url =
+        admin.link(clock::now()).map_err(|why| Refusal::Senseless(format!("no link can be made: {why}")))?;
+    Ok(vec![json!({ "url": url })])
 }
 
 fn show(store: &Store, id: &str) -> Result<Vec<Value>, StoreError> {

@@ -22,9 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::clock;
+use super::intake::Rules;
 use super::listener::{Heard, What};
 use crate::call::cdr::{self, Cdr};
-use crate::call::tracker::{News, Settings as Calls};
+use crate::call::tracker::News;
 use crate::esl::event::Name;
 use crate::store::{Accepting, StateChange, Store, StoreError};
 use crate::time::UnixMillis;
@@ -167,7 +168,7 @@ pub struct Backfill {
     /// Where its records are.
     pub dir: PathBuf,
     /// How its calls are told.
-    pub calls: Arc<Calls>,
+    pub rules: watch::Receiver<Arc<Rules>>,
     /// The store: what was told, and when the switch was heard.
     pub store: Store,
     /// What the intake notes.
@@ -400,7 +401,8 @@ impl Backfill {
     /// The calls of the gaps that were not told; before the last look only those that have settled.
     async fn calls_of(&self, job: &mut Job, now: Option<UnixMillis>) -> Result<Vec<Vec<News>>, StoreError> {
         let cdrs = std::mem::take(&mut job.legs);
-        let (calls, gaps, store) = (Arc::clone(&self.calls), job.gaps.clone(), self.store.clone());
+        let calls = Arc::clone(&self.rules.borrow().switches[self.switch].0);
+        let (gaps, store) = (job.gaps.clone(), self.store.clone());
         let told = tokio::task::spawn_blocking(move || {
             let mut calls = cdr::tell(calls, &cdrs);
             calls.retain(|call| {

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::time::Instant;
+
 use crate::time::UnixMillis;
 
 /// The moment it is.
@@ -10,6 +12,13 @@ use crate::time::UnixMillis;
 pub fn now() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The moment it is, by a clock that nobody sets and that stands still while the machine sleeps: for how long something
+/// took, not for when it was.
+#[must_use]
+pub fn monotonic() -> Instant {
+    Instant::now()
 }
 
 /// Returns when `due` has come, by the clock; a missing moment never comes.

@@ -21,11 +21,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::admin::Admin;
+use super::admin::metrics::PostSeconds;
 use super::answers;
 use super::backfill::BackfillState;
 use super::drain::{DrainState, Order};
+use super::history::History;
 use super::intake::Board;
 use super::listener::LinkState;
+use super::ongoing::Ongoing;
+use super::pulse::Pulse;
+use super::shown::Shown;
 use super::stories::Shelf;
 use crate::store::{Pending, Seq, Store};
 use crate::time::UnixMillis;
@@ -72,8 +78,17 @@ impl Selection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
 pub enum Request {
-    /// How things are.
+    /// How things are: figures and states.
     Status,
+    /// The same, and the calls going on, what was delivered last, dead letters, the queue over time: see
+    /// [`super::status`].
+    Snapshot {
+        /// Whether numbers are shown.
+        #[serde(default)]
+        reveal: bool,
+    },
+    /// A link to the status page that lets its reader reveal numbers and replay events.
+    Page,
     /// Rows, oldest first: one page.
     List {
         /// Which.
@@ -143,15 +158,45 @@ pub struct Live {
     /// When it started.
     pub started: UnixMillis,
     /// Name, address, state.
-    pub switches: Vec<(String, String, watch::Receiver<LinkState>)>,
+    pub switches: Vec<(String, Shown, watch::Receiver<LinkState>)>,
     /// Name, masked URL, state, orders.
-    pub zammads: Vec<(String, String, watch::Receiver<DrainState>, mpsc::Sender<Order>)>,
+    pub zammads: Vec<(String, Shown, watch::Receiver<DrainState>, mpsc::Sender<Order>)>,
     /// What was read of calls that nobody heard, by the switch's name; only of switches that have records.
     pub backfills: Vec<(String, watch::Receiver<BackfillState>)>,
     /// The calls.
     pub board: Board,
     /// Why they were told as they were.
     pub shelf: Shelf,
+    /// Whether the loops move.
+    pub pulse: Pulse,
+    /// Those that are going on.
+    pub ongoing: Ongoing,
+    /// The queue over time.
+    pub history: History,
+    /// How long posts took.
+    pub posts: PostSeconds,
+    /// The status page, if there is one.
+    pub admin: Option<Arc<Admin>>,
+}
+
+impl Live {
+    /// A daemon that starts now and has no part yet.
+    #[must_use]
+    pub fn new(started: UnixMillis) -> Self {
+        Self {
+            started,
+            switches: vec![],
+            zammads: vec![],
+            backfills: vec![],
+            board: Board::default(),
+            shelf: Shelf::default(),
+            pulse: Pulse::default(),
+            ongoing: Ongoing::default(),
+            history: History::default(),
+            posts: PostSeconds::default(),
+            admin: None,
+        }
+    }
 }
 
 /// The socket's path.
@@ -190,11 +235,14 @@ impl Socket {
     /// Answers until cancelled.
     pub async fn serve(self, store: Store, live: Live, stop: CancellationToken) {
         let Self { listener, owner, path } = self;
+        let beat = live.pulse.join("control socket");
         let live = Arc::new(live);
         let room = Arc::new(Semaphore::new(CLIENTS_MAX));
         loop {
+            beat.moved();
             let (stream, _) = tokio::select! {
                 () = stop.cancelled() => break,
+                () = beat.tick() => continue,
                 accepted = listener.accept() => match accepted {
                     Ok(accepted) => accepted,
                     Err(why) => {
@@ -303,7 +351,7 @@ pub async fn ask(state_dir: &Path, request: &Request) -> io::Result<Option<Vec<V
     Ok(Some(answer))
 }
 
-async fn converse(stream: UnixStream, store: &Store, live: &Live) -> io::Result<()> {
+async fn converse(stream: UnixStream, store: &Store, live: &Arc<Live>) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     BufReader::new(read.take(REQUEST_MAX)).read_line(&mut line).await?;
@@ -311,9 +359,7 @@ async fn converse(stream: UnixStream, store: &Store, live: &Live) -> io::Result<
         return Err(io::Error::other("a request without an end"));
     }
     let answer = match serde_json::from_str::<Request>(&line) {
-        Ok(request) => {
-            answers::answer(store, Some(live), request).await.unwrap_or_else(|why| vec![failure(&why)])
-        }
+        Ok(request) => off_the_loops(store.clone(), Arc::clone(live), request).await,
         Err(why) => vec![failure(&why)],
     };
     for value in answer {
@@ -322,6 +368,18 @@ async fn converse(stream: UnixStream, store: &Store, live: &Live) -> io::Result<
         write.write_all(&line).await?;
     }
     write.shutdown().await
+}
+
+/// Reading the store waits for the disk, and a thread that does so must not be one that the loops run on.
+async fn off_the_loops(store: Store, live: Arc<Live>, request: Request) -> Vec<Value> {
+    let here = tokio::runtime::Handle::current();
+    let answering =
+        tokio::task::spawn_blocking(move || here.block_on(answers::answer(&store, Some(&live), request)));
+    match answering.await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(why)) => vec![failure(&why)],
+        Err(why) => vec![failure(&why)],
+    }
 }
 
 fn failure(why: &dyn std::fmt::Display) -> Value {

@@ -2,9 +2,11 @@
 //!
 //! Requests, writes to the store and reads from it run side by side; the schedule alone knows their order.
 
+use std::fmt;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -12,6 +14,7 @@ use tracing::{Instrument, debug, error, info, warn};
 
 use super::accept::Accepted;
 use super::clock;
+use super::pulse::Beat;
 use crate::cti::client::Client;
 use crate::cti::event::CallId;
 use crate::cti::reply::{Done, Looked, Outcome};
@@ -37,6 +40,23 @@ pub enum Order {
     Removed(Vec<Seq>),
     /// Events that are to wait, or to go on.
     Held(Vec<Seq>, bool),
+    /// Go by other settings.
+    Reload(Box<Reload>),
+}
+
+/// What a drain goes by from now on.
+pub struct Reload {
+    /// When what is posted.
+    pub settings: Settings,
+    /// How Zammad is reached; as before without one.
+    pub client: Option<Client>,
+}
+
+impl fmt::Debug for Reload {
+    /// Without the client, which holds the tokens.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reload").field("settings", &self.settings).finish_non_exhaustive()
+    }
 }
 
 /// What status shows of a Zammad.
@@ -70,6 +90,10 @@ pub struct Drain {
     pub end_blocked: Option<mpsc::Sender<CallId>>,
     /// For status.
     pub state: watch::Sender<DrainState>,
+    /// Where it notes that it moves.
+    pub beat: Beat,
+    /// How long each post took, in seconds.
+    pub took: Histogram,
 }
 
 enum Woken {
@@ -77,6 +101,7 @@ enum Woken {
     Order(Option<Order>),
     Finished(Option<Result<Finished, tokio::task::JoinError>>),
     Due,
+    Tick,
     Stop,
 }
 
@@ -99,6 +124,7 @@ impl Drain {
         let mut jobs = JoinSet::new();
         let mut open = true;
         while open {
+            self.beat.moved();
             self.act(&mut schedule, &mut jobs);
             let due = schedule.poll_timeout();
             let woken = tokio::select! {
@@ -108,20 +134,49 @@ impl Drain {
                 order = self.orders.recv() => Woken::Order(order),
                 accepted = self.accepted.recv() => Woken::Accepted(accepted),
                 () = clock::wait_until(due) => Woken::Due,
+                () = self.beat.tick() => Woken::Tick,
             };
             let now = clock::now();
             match woken {
                 Woken::Accepted(Some((seq, pending))) => schedule.handle_accepted(item(seq, pending), now),
-                Woken::Order(Some(order)) => obey(&mut schedule, order, now),
+                Woken::Order(Some(order)) => self.obey(&mut schedule, order, now),
                 Woken::Finished(Some(Ok(finished))) => self.finished(&mut schedule, finished, now),
                 Woken::Finished(Some(Err(why))) => {
                     error!(zammad = self.name, reason = %why, "a job was lost")
                 }
-                Woken::Finished(None) | Woken::Due => {}
+                Woken::Finished(None) | Woken::Due | Woken::Tick => {}
                 Woken::Stop | Woken::Accepted(None) | Woken::Order(None) => open = false,
             }
         }
         self.finish(&mut schedule, &mut jobs).await;
+    }
+
+    fn obey(&mut self, schedule: &mut Schedule, order: Order, now: UnixMillis) {
+        match order {
+            Order::Pause(paused) => schedule.set_paused(paused),
+            Order::Revived(events) => {
+                for (seq, pending) in events {
+                    schedule.handle_accepted(item(seq, pending), now);
+                }
+            }
+            Order::Removed(seqs) => {
+                for seq in seqs {
+                    schedule.handle_removed(seq.0, now);
+                }
+            }
+            Order::Held(seqs, held) => {
+                for seq in seqs {
+                    schedule.handle_held(seq.0, held, now);
+                }
+            }
+            Order::Reload(new) => {
+                // Requests on their way keep the client that they have.
+                schedule.set(new.settings, new.client.is_some(), now);
+                if let Some(client) = new.client {
+                    self.client = client;
+                }
+            }
+        }
     }
 
     fn act(&self, schedule: &mut Schedule, jobs: &mut JoinSet<Finished>) {
@@ -159,7 +214,7 @@ impl Drain {
     ) {
         match output {
             Output::Post { seq, body, guarded } => {
-                let (client, store) = (self.client.clone(), self.store.clone());
+                let (client, store, took) = (self.client.clone(), self.store.clone(), self.took.clone());
                 if guarded {
                     // What is begun anew here must not be taken back there.
                     settles
@@ -173,7 +228,10 @@ impl Drain {
                             return Finished::NotGuarded(seq, why);
                         }
                     }
-                    Finished::Posted(seq, client.post(body).await)
+                    let begun = clock::monotonic();
+                    let outcome = client.post(body).await;
+                    took.observe(clock::monotonic().saturating_duration_since(begun).as_secs_f64());
+                    Finished::Posted(seq, outcome)
                 };
                 jobs.spawn(job.instrument(span));
             }
@@ -309,29 +367,8 @@ impl Drain {
                 self.act(schedule, jobs);
             }
         };
-        if tokio::time::timeout(FINISH_MAX, all).await.is_err() {
+        if tokio::time::timeout(FINISH_MAX, self.beat.through(all)).await.is_err() {
             warn!(zammad = self.name, "requests were still on their way; what came of them is unknown");
-        }
-    }
-}
-
-fn obey(schedule: &mut Schedule, order: Order, now: UnixMillis) {
-    match order {
-        Order::Pause(paused) => schedule.set_paused(paused),
-        Order::Revived(events) => {
-            for (seq, pending) in events {
-                schedule.handle_accepted(item(seq, pending), now);
-            }
-        }
-        Order::Removed(seqs) => {
-            for seq in seqs {
-                schedule.handle_removed(seq.0, now);
-            }
-        }
-        Order::Held(seqs, held) => {
-            for seq in seqs {
-                schedule.handle_held(seq.0, held, now);
-            }
         }
     }
 }

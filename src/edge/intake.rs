@@ -8,16 +8,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-use super::accept::{Acceptor, Done};
+use super::accept::{Acceptor, Bound, Done};
 use super::backfill::{self, Hearing};
 use super::clock;
 use super::listener::{Ask, DUMP, Heard, What, not_answered};
+use super::ongoing::{self, Ongoing};
+use super::pulse::Beat;
 use super::stories::{self, Shelf};
-use crate::call::tracker::{News, Output, Tracker};
-use crate::cti::event::CallId;
+use crate::call::tracker::{News, Output, Settings as Calls, Tracker};
+use crate::cti::cause::Cause;
+use crate::cti::event::{CallId, Direction, Event as Told, What as ToldWhat};
 use crate::esl::command;
 use crate::esl::event::{Event, Name};
 use crate::store::state::{self, StateError};
@@ -49,6 +52,8 @@ pub struct Switch {
     pub hearing: Hearing,
     /// What a backfill found, to be accepted with the next commit.
     pub missed: Vec<News>,
+    /// Where its calls are shown while they go on.
+    pub ongoing: Ongoing,
 }
 
 /// What status shows of the calls.
@@ -68,14 +73,28 @@ pub struct Figures {
     pub dropped: u64,
     /// Events that are in memory only, because the disk is slow or refuses.
     pub unaccepted: usize,
+    /// Calls that ended since the start, by direction (in, out) and cause: [`Cause::ALL`] has the order.
+    pub ended: [[u64; Cause::ALL.len()]; 2],
 }
 
-/// Live calls of callers on Zammad's block list, which are to be ended.
-pub struct Blocked {
-    /// Which.
-    pub calls: mpsc::Receiver<CallId>,
-    /// FreeSWITCH's hangup cause.
-    pub cause: &'static str,
+/// What the calls are told by; a reload may change it.
+#[derive(Clone)]
+pub struct Rules {
+    /// How the calls of each switch are told, and the Zammad that they go to unless a route names another; in the
+    /// switches' order.
+    pub switches: Vec<(Arc<Calls>, String)>,
+    /// How many events may wait.
+    pub bound: Bound,
+    /// FreeSWITCH's cause to end live calls with whose caller is on Zammad's block list; `None` lets them go on.
+    pub end_blocked_with: Option<&'static str>,
+}
+
+/// What others tell the intake.
+pub struct Orders {
+    /// Live calls of callers on Zammad's block list.
+    pub blocked: mpsc::Receiver<CallId>,
+    /// What the calls are told by.
+    pub rules: watch::Receiver<Arc<Rules>>,
 }
 
 /// Where the intake leaves its figures.
@@ -99,7 +118,10 @@ pub fn restore(store: &Store, switches: &mut [Switch], shelf: &Shelf) -> Result<
         }
         let family = state::decode(&key, &value);
         match family.map(|(switch, family)| (by_name.get(&switch).copied(), family)) {
-            Ok((Some(at), (key, legs, calls))) => switches[at].tracker.restore(key, legs, calls),
+            Ok((Some(at), (key, legs, calls))) => {
+                ongoing::lock(&switches[at].ongoing).restored(&switches[at].name, &legs, &calls);
+                switches[at].tracker.restore(key, legs, calls);
+            }
             Ok((None, _)) => {
                 warn!(key, "the store remembers calls of a switch that is not configured any more")
             }
@@ -119,32 +141,47 @@ pub async fn run(
     mut acceptor: Acceptor,
     mut switches: Vec<Switch>,
     mut heard: mpsc::Receiver<Heard>,
-    mut blocked: Option<Blocked>,
+    orders: Orders,
     board: Board,
     shelf: Shelf,
+    beat: Beat,
 ) -> Result<(), StoreError> {
+    let Orders { mut blocked, mut rules } = orders;
     let mut resyncs: Vec<Resync> = switches.iter().map(|_| Resync::default()).collect();
     let mut group = Vec::with_capacity(GROUP);
     loop {
+        beat.moved();
         let due = switches.iter().filter_map(|s| s.tracker.poll_timeout()).min();
         let woken = tokio::select! {
             biased;
             done = acceptor.done() => Woken::Accepted(done),
             count = heard.recv_many(&mut group, GROUP) => Woken::Heard(count),
-            (call, cause) = next_blocked(&mut blocked) => Woken::Blocked(call, cause),
+            Some(call) = blocked.recv() => Woken::Blocked(call),
             () = clock::wait_until(due) => Woken::Due,
+            () = beat.tick() => Woken::Tick,
         };
         match woken {
             Woken::Accepted(done) => note(&board, &acceptor, done?),
-            Woken::Blocked(call, cause) => end_call(&switches, &call, cause),
+            Woken::Tick => {}
+            Woken::Blocked(call) => {
+                let cause = rules.borrow().end_blocked_with;
+                if let Some(cause) = cause {
+                    end_call(&switches, &call, cause);
+                }
+            }
             Woken::Heard(0) => {
                 for (switch, resync) in switches.iter_mut().zip(&mut resyncs) {
                     resync.finish(switch);
                 }
                 take_in(&mut switches, &mut acceptor, &board, &shelf);
+                // What is waited for now is the disk.
+                drop(beat);
                 return finish(&mut acceptor, &board).await;
             }
             Woken::Heard(_) | Woken::Due => {
+                if rules.has_changed().unwrap_or_default() {
+                    go_by(&rules.borrow_and_update(), &mut switches, &mut acceptor);
+                }
                 let now = clock::now();
                 for switch in &mut switches {
                     switch.tracker.handle_timeout(now);
@@ -164,14 +201,13 @@ pub async fn run(
     }
 }
 
-/// May be dropped.
-async fn next_blocked(blocked: &mut Option<Blocked>) -> (CallId, &'static str) {
-    if let Some(Blocked { calls, cause }) = blocked
-        && let Some(call) = calls.recv().await
-    {
-        return (call, *cause);
+/// What begins from now on goes by other rules; calls that are going on keep their numbers, their side and their Zammad.
+fn go_by(rules: &Rules, switches: &mut [Switch], acceptor: &mut Acceptor) {
+    for (switch, (calls, zammad)) in switches.iter_mut().zip(&rules.switches) {
+        switch.tracker.set(Arc::clone(calls));
+        switch.zammad.clone_from(zammad);
     }
-    std::future::pending().await
+    acceptor.set_bound(rules.bound);
 }
 
 /// The leg is asked for by the name that it has now: the call keeps the one that it began with.
@@ -206,8 +242,9 @@ async fn finish(acceptor: &mut Acceptor, board: &Board) -> Result<(), StoreError
 enum Woken {
     Accepted(Result<Done, StoreError>),
     Heard(usize),
-    Blocked(CallId, &'static str),
+    Blocked(CallId),
     Due,
+    Tick,
 }
 
 /// After a gap: which legs are in doubt, what the switch says of those it has, and what happened while it did. The
@@ -358,6 +395,7 @@ fn listed_legs(body: &[u8]) -> Option<Vec<String>> {
 /// Takes what the trackers have said to the store.
 fn take_in(switches: &mut [Switch], acceptor: &mut Acceptor, board: &Board, shelf: &Shelf) {
     let mut accepting = Accepting::default();
+    let mut ended = [[0; Cause::ALL.len()]; 2];
     for (at, switch) in switches.iter_mut().enumerate() {
         while let Some(output) = switch.tracker.poll_output() {
             match output {
@@ -365,6 +403,8 @@ fn take_in(switches: &mut [Switch], acceptor: &mut Acceptor, board: &Board, shel
                     let event = &news.event;
                     let kept = stories::lock(shelf).told(at, news.family, &event.call_id, &event.what);
                     accepting.state.extend(kept);
+                    count_end(&mut ended, event);
+                    ongoing::lock(&switch.ongoing).told(&switch.name, event, news.at);
                     accepting.events.push(pending(switch, news));
                 }
                 Output::UnknownCause(cause) => {
@@ -381,6 +421,7 @@ fn take_in(switches: &mut [Switch], acceptor: &mut Acceptor, board: &Board, shel
             }
         }
         let missed = std::mem::take(&mut switch.missed);
+        missed.iter().for_each(|news| count_end(&mut ended, &news.event));
         accepting.events.extend(missed.into_iter().map(|news| pending(switch, news)));
         while let Some((family, value)) = switch.tracker.poll_changed() {
             if value.is_none() {
@@ -398,6 +439,19 @@ fn take_in(switches: &mut [Switch], acceptor: &mut Acceptor, board: &Board, shel
     figures.legs = switches.iter().map(|s| s.tracker.legs()).sum();
     figures.dropped += lost;
     figures.unaccepted = acceptor.unaccepted();
+    for (all, new) in figures.ended.iter_mut().flatten().zip(ended.iter().flatten()) {
+        *all += new;
+    }
+}
+
+fn count_end(ended: &mut [[u64; Cause::ALL.len()]; 2], event: &Told) {
+    if let ToldWhat::Hangup { cause } = event.what {
+        let direction = match event.direction {
+            Direction::In => 0,
+            Direction::Out => 1,
+        };
+        ended[direction][cause as usize] += 1;
+    }
 }
 
 /// A transaction is done.

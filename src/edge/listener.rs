@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::clock;
+use super::pulse::{Beat, Pulse};
 use crate::call::tracker::News;
 use crate::esl::command;
-use crate::esl::event::Event;
+use crate::esl::event::{Event, Name};
 use crate::esl::frame::{FrameDecoder, FrameError};
 use crate::esl::session::{Fault, Login, Output, Session};
 use crate::queue::backoff::Backoff;
@@ -58,7 +59,7 @@ pub enum Ask {
 }
 
 /// Which switch, and how to reach it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Settings {
     /// By its configured name.
     pub name: String,
@@ -120,6 +121,12 @@ pub struct LinkState {
     pub losses: u64,
     /// Events heard.
     pub events: u64,
+    /// The same by kind: [`Name::ALL`] has the order.
+    pub kinds: [u64; Name::ALL.len()],
+    /// When the last one was heard.
+    pub last_event: Option<UnixMillis>,
+    /// Longest silence that is still taken for a link.
+    pub silence_max: Duration,
     /// Events that could not be read, and were skipped.
     pub skipped: u64,
     /// How often reading had to wait for the disk.
@@ -136,6 +143,9 @@ impl LinkState {
             why: "not connected yet".to_owned(),
             losses: 0,
             events: 0,
+            kinds: [0; Name::ALL.len()],
+            last_event: None,
+            silence_max: Duration::ZERO,
             skipped: 0,
             waits: 0,
         }
@@ -144,22 +154,30 @@ impl LinkState {
 
 /// Runs until cancelled. A permanent fault before the first success is returned; later ones are retried slowly.
 ///
+/// Other settings hold from the next login on, and a login that was being waited for is tried at once. Only another
+/// address ends a connection.
+///
 /// # Errors
 /// A permanent fault at the first login: only a person can help, and trying for ever would hide it.
 pub async fn run(
-    settings: Settings,
+    mut configured: watch::Receiver<Settings>,
     switch: usize,
     intake: mpsc::Sender<Heard>,
     mut wanted: mpsc::Receiver<Ask>,
     state: watch::Sender<LinkState>,
+    beat: Beat,
     stop: CancellationToken,
 ) -> Result<(), Fault> {
     let mut failures = 0;
     let mut ever = false;
     while !stop.is_cancelled() {
-        let mut connection = Connection { settings: &settings, switch, intake: &intake, state: &state };
+        let settings = configured.borrow_and_update().clone();
+        let newer = configured.clone();
+        let mut connection =
+            Connection { settings: &settings, newer, switch, intake: &intake, state: &state, beat: &beat };
         let end = tokio::select! {
             () = stop.cancelled() => return Ok(()),
+            () = moved(&mut configured, &settings.address) => End::Moved,
             end = connection.live(&mut wanted) => end,
         };
         let listened = state.borrow().listening;
@@ -187,6 +205,10 @@ pub async fn run(
                 );
                 HELPLESS_WAIT
             }
+            End::Moved => {
+                info!(switch = settings.name, "the switch is to be reached at another address now");
+                Duration::ZERO
+            }
             End::NoConnection { .. }
             | End::Fault(_)
             | End::Frame(_)
@@ -205,10 +227,25 @@ pub async fn run(
         };
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(wait) => {}
+            () = beat.through(tokio::time::sleep(wait)) => {}
+            () = reconfigured(&mut configured) => {}
         }
     }
     Ok(())
+}
+
+/// Returns once there are other settings. May be dropped.
+async fn reconfigured(configured: &mut watch::Receiver<Settings>) {
+    if configured.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Returns once another address is configured. May be dropped.
+async fn moved(configured: &mut watch::Receiver<Settings>, address: &str) {
+    while configured.borrow_and_update().address == address {
+        reconfigured(configured).await;
+    }
 }
 
 /// Logs in, subscribes, asks what is asked after a gap, and goes.
@@ -219,7 +256,10 @@ pub async fn try_login(settings: &Settings) -> Result<(), String> {
     let (intake, mut heard) = mpsc::channel(64);
     let (ask, mut wanted) = mpsc::channel(1);
     let (state, _) = watch::channel(LinkState::new(clock::now()));
-    let mut connection = Connection { settings, switch: 0, intake: &intake, state: &state };
+    let beat = Pulse::default().join("this login");
+    let (_, newer) = watch::channel(settings.clone());
+    let mut connection =
+        Connection { settings, newer, switch: 0, intake: &intake, state: &state, beat: &beat };
     let asking = async {
         while let Some(heard) = heard.recv().await {
             match heard.what {
@@ -266,6 +306,8 @@ enum End {
     Write(std::io::Error),
     #[error("stopping")]
     Stopping,
+    #[error("it is to be reached at another address")]
+    Moved,
 }
 
 /// What bytes were found instead of a frame may hold a telephone number, and is not for the log.
@@ -282,10 +324,14 @@ fn quietly(why: &FrameError) -> String {
 }
 
 struct Connection<'a> {
+    /// What it was made with.
     settings: &'a Settings,
+    /// What is configured since.
+    newer: watch::Receiver<Settings>,
     switch: usize,
     intake: &'a mpsc::Sender<Heard>,
     state: &'a watch::Sender<LinkState>,
+    beat: &'a Beat,
 }
 
 enum Woken {
@@ -295,6 +341,7 @@ enum Woken {
     Timeout,
     /// Legs that began just before we listened are in the list by now.
     LookAgain,
+    Tick,
 }
 
 impl Connection<'_> {
@@ -302,7 +349,8 @@ impl Connection<'_> {
     async fn live(&mut self, wanted: &mut mpsc::Receiver<Ask>) -> End {
         let address = &self.settings.address;
         let no = |why: String| End::NoConnection { address: address.clone(), why };
-        let stream = match tokio::time::timeout(CONNECT_MAX, TcpStream::connect(address)).await {
+        let connecting = tokio::time::timeout(CONNECT_MAX, TcpStream::connect(address));
+        let stream = match self.beat.through(connecting).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(why)) => return no(why.to_string()),
             Err(_) => return no(format!("nothing answered within {} s", CONNECT_MAX.as_secs())),
@@ -320,6 +368,7 @@ impl Connection<'_> {
         let mut broken = None;
         while wanted.try_recv().is_ok() {} // asked for on an earlier connection
         loop {
+            self.beat.moved();
             // What has come in while we waited for the disk must not be taken for silence.
             let woken = tokio::select! {
                 biased;
@@ -328,11 +377,19 @@ impl Connection<'_> {
                 written = write.write_buf(&mut unsent), if !unsent.is_empty() => Woken::Written(written),
                 frame = frames.next() => Woken::Frame(frame),
                 () = clock::wait_until(session.poll_timeout()) => Woken::Timeout,
+                () = self.beat.tick() => Woken::Tick,
             };
             let now = clock::now();
             let listened = session.is_listening();
             match woken {
                 Woken::Written(Ok(_)) => {}
+                Woken::Tick => {
+                    let silence_max = self.newer.borrow().heartbeat_timeout;
+                    session.set_silence_max(silence_max);
+                    self.state.send_if_modified(|s| {
+                        std::mem::replace(&mut s.silence_max, silence_max) != silence_max
+                    });
+                }
                 // What the switch had said before is still to be read; the end comes behind it.
                 Woken::Written(Err(why)) => {
                     unsent.clear();
@@ -399,13 +456,18 @@ impl Connection<'_> {
                     self.state.send_modify(|s| {
                         s.listening = true;
                         s.since = now;
+                        s.silence_max = self.settings.heartbeat_timeout;
                         s.why.clear();
                     });
                     self.tell(What::Listening, now).await;
                     session.ask(CHANNELS).expect("a fixed command is one line");
                 }
                 Output::Event(event) => {
-                    self.state.send_modify(|s| s.events += 1);
+                    self.state.send_modify(|s| {
+                        s.events += 1;
+                        s.kinds[event.name() as usize] += 1;
+                        s.last_event = Some(now);
+                    });
                     self.tell(What::Event(event), now).await;
                 }
                 Output::Skipped(why) => {

@@ -5,7 +5,7 @@
 
 use std::fmt::{self, Debug};
 use std::io::{self, IsTerminal, Write};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use tracing::field::{Field, Visit};
 use tracing::{Level, Subscriber};
@@ -16,7 +16,7 @@ use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, fmt as lines};
+use tracing_subscriber::{Layer, fmt as formatted, reload};
 
 use super::mask;
 use crate::config::Config;
@@ -26,17 +26,63 @@ use crate::config::Config;
 /// # Errors
 /// One sentence, if the level cannot be read.
 pub fn start(level: &str, secrets: Vec<String>) -> Result<(), String> {
-    let filter = EnvFilter::try_new(level).map_err(|why| {
-        format!("{level:?} is no log level ({why}); write error, warn, info, debug or trace")
-    })?;
+    let filter = parse(level)?;
+    let (filter, handle) = reload::Layer::new(filter);
+    let secrets = Secrets(Arc::new(RwLock::new(secrets)));
     let terminal = io::stderr().is_terminal();
     // journald stamps its lines itself.
     let time = std::env::var_os("JOURNAL_STREAM").is_none();
     let registry = tracing_subscriber::registry().with(filter);
-    let started = registry.with(layer(io::stderr, secrets, terminal, time)).try_init();
-    // Somebody else, a test, has set one up: theirs stays.
-    drop(started);
+    // Where somebody else, a test, has set one up, theirs stays.
+    if registry.with(lines(io::stderr, secrets.clone(), terminal, time)).try_init().is_ok() {
+        let set = move |filter: EnvFilter| handle.reload(filter).map_err(|why| why.to_string());
+        let running = Running { level: Mutex::new(level.to_owned()), set: Box::new(set), secrets };
+        // There was none, or `try_init` would have failed.
+        let _ = RUNNING.set(running);
+    }
     Ok(())
+}
+
+/// Changes what is logged by this process. Returns what was before.
+///
+/// # Errors
+/// One sentence: the level cannot be read, or this process does not log.
+pub fn set_level(level: &str) -> Result<String, String> {
+    let running = RUNNING.get().ok_or("this process does not log")?;
+    let mut now = running.level.lock().unwrap_or_else(PoisonError::into_inner);
+    (running.set)(parse(level)?)?;
+    Ok(std::mem::replace(&mut now, level.to_owned()))
+}
+
+/// What is logged now, if this process logs.
+#[must_use]
+pub fn level() -> Option<String> {
+    RUNNING.get().map(|running| running.level.lock().unwrap_or_else(PoisonError::into_inner).clone())
+}
+
+/// From now on these are masked as well.
+pub fn add_secrets(more: Vec<String>) {
+    if let Some(running) = RUNNING.get() {
+        running.secrets.0.write().unwrap_or_else(PoisonError::into_inner).extend(more);
+    }
+}
+
+/// The log of this process.
+struct Running {
+    level: Mutex<String>,
+    set: Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>,
+    secrets: Secrets,
+}
+
+static RUNNING: OnceLock<Running> = OnceLock::new();
+
+/// What is masked; more may come.
+#[derive(Clone)]
+struct Secrets(Arc<RwLock<Vec<String>>>);
+
+fn parse(level: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(level)
+        .map_err(|why| format!("{level:?} is no log level ({why}); write error, warn, info, debug or trace"))
 }
 
 /// Everything secret in a configuration, each alone.
@@ -54,8 +100,16 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'a> MakeWriter<'a> + Clone + Send + Sync + 'static,
 {
-    let to = Quiet { to, secrets: secrets.into() };
-    let lines = || lines::layer().with_writer(to.clone()).with_ansi(colours).with_target(false);
+    lines(to, Secrets(Arc::new(RwLock::new(secrets))), colours, time)
+}
+
+fn lines<S, W>(to: W, secrets: Secrets, colours: bool, time: bool) -> impl Layer<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'a> MakeWriter<'a> + Clone + Send + Sync + 'static,
+{
+    let to = Quiet { to, secrets };
+    let lines = || formatted::layer().with_writer(to.clone()).with_ansi(colours).with_target(false);
     let is_for_all = |level: &Level| *level <= Level::INFO;
     let for_all = filter_fn(move |about| about.is_span() || is_for_all(about.level()));
     let for_debugging = filter_fn(move |about| about.is_span() || !is_for_all(about.level()));
@@ -115,26 +169,29 @@ impl Visit for Line<'_> {
 #[derive(Clone)]
 struct Quiet<W> {
     to: W,
-    secrets: Arc<[String]>,
+    secrets: Secrets,
 }
 
 /// One line, which arrives whole.
 struct QuietLine<W> {
     to: W,
-    secrets: Arc<[String]>,
+    secrets: Secrets,
 }
 
 impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Quiet<W> {
     type Writer = QuietLine<W::Writer>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        QuietLine { to: self.to.make_writer(), secrets: Arc::clone(&self.secrets) }
+        QuietLine { to: self.to.make_writer(), secrets: self.secrets.clone() }
     }
 }
 
 impl<W: Write> Write for QuietLine<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let quiet = mask::secrets(&String::from_utf8_lossy(line), &self.secrets);
+        let quiet = mask::secrets(
+            &String::from_utf8_lossy(line),
+            &self.secrets.0.read().unwrap_or_else(PoisonError::into_inner),
+        );
         self.to.write_all(quiet.as_bytes())?;
         Ok(line.len())
     }

@@ -3,6 +3,7 @@
 //! ```text
 //! listener (one per switch) ─▶ intake ─▶ store ─▶ drain (one per Zammad)
 //!                                control: answers questions about all of them
+//!                                admin: the same over HTTP: page, metrics, health
 //! ```
 //!
 //! Beside them one backfill per switch that keeps records: what was missed goes from its files into the intake.
@@ -10,16 +11,23 @@
 //! Each task drives a pure state machine and decides nothing itself. The queues between them are bounded.
 
 pub mod accept;
+pub mod admin;
 pub mod answers;
 pub mod backfill;
 pub mod clock;
 pub mod control;
 pub mod drain;
 pub mod heal;
+pub mod history;
 pub mod intake;
 pub mod listener;
 pub mod log;
 pub mod mask;
+pub mod ongoing;
 pub mod process;
+pub mod pulse;
 pub mod rows;
+pub mod shown;
+pub mod status;
 pub mod stories;
+pub mod systemd;

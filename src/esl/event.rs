@@ -45,6 +45,41 @@ pub enum Name {
 }
 
 impl Name {
+    /// Every name, in the order in which they are declared: `name as usize` is a name's place here.
+    pub const ALL: [Self; 12] = [
+        Self::ChannelCreate,
+        Self::ChannelAnswer,
+        Self::ChannelBridge,
+        Self::ChannelUnbridge,
+        Self::ChannelHangupComplete,
+        Self::ChannelUuid,
+        Self::ChannelData,
+        Self::Heartbeat,
+        Self::Shutdown,
+        Self::BackgroundJob,
+        Self::Custom,
+        Self::Other,
+    ];
+
+    /// FreeSWITCH's word for it; `OTHER` for all that we know no word for.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ChannelCreate => "CHANNEL_CREATE",
+            Self::ChannelAnswer => "CHANNEL_ANSWER",
+            Self::ChannelBridge => "CHANNEL_BRIDGE",
+            Self::ChannelUnbridge => "CHANNEL_UNBRIDGE",
+            Self::ChannelHangupComplete => "CHANNEL_HANGUP_COMPLETE",
+            Self::ChannelUuid => "CHANNEL_UUID",
+            Self::ChannelData => "CHANNEL_DATA",
+            Self::Heartbeat => "HEARTBEAT",
+            Self::Shutdown => "SHUTDOWN",
+            Self::BackgroundJob => "BACKGROUND_JOB",
+            Self::Custom => "CUSTOM",
+            Self::Other => "OTHER",
+        }
+    }
+
     fn of(text: &[u8]) -> Self {
         match text {
             b"CHANNEL_CREATE" => Self::ChannelCreate,

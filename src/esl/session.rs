@@ -24,7 +24,7 @@ use crate::time::UnixMillis;
 pub const LOGIN_MAX: Duration = Duration::from_secs(20);
 
 /// How we log in.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Login {
     /// `USER@DOMAIN` for `userauth`; `None` for `auth`.
     pub user: Option<String>,
@@ -129,6 +129,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// How long it may be silent from now on.
+    pub const fn set_silence_max(&mut self, silence_max: Duration) {
+        self.silence_max = silence_max;
+    }
+
     /// A connection was just made at `now`; `silence_max` is how long it may be silent once it listens.
     #[must_use]
     pub const fn new(login: Login, silence_max: Duration, now: UnixMillis) -> Self {

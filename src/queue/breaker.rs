@@ -63,6 +63,22 @@ impl Breaker {
         Self { link: Link::Up, probe: Probe::Unneeded, width: 1, width_max, backoff }
     }
 
+    /// Other settings; what is known of the link stays.
+    pub(super) fn set(&mut self, width_max: usize, backoff: Backoff) {
+        (self.width_max, self.backoff) = (width_max, backoff);
+        self.width = self.width.min(width_max);
+    }
+
+    /// Zammad is to be reached in another way: ask at once whether it can be.
+    pub(super) fn ask_anew(&mut self, now: UnixMillis) {
+        match self.probe {
+            Probe::Unneeded => self.probe = Probe::At(now, 0),
+            Probe::At(_, failures) => self.probe = Probe::At(now, failures),
+            // Its answer is about the old way; the next one follows it as after any failure.
+            Probe::InFlight(_) => {}
+        }
+    }
+
     pub(super) const fn link(&self) -> &Link {
         &self.link
     }

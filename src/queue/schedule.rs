@@ -220,6 +220,16 @@ impl Schedule {
         }
     }
 
+    /// Goes on by other settings. `elsewhere` says that Zammad is reached in another way from now on: it is probed before
+    /// anything is posted.
+    pub fn set(&mut self, settings: Settings, elsewhere: bool, now: UnixMillis) {
+        self.breaker.set(settings.concurrency, settings.backoff);
+        self.settings = settings;
+        if elsewhere {
+            self.breaker.ask_anew(now);
+        }
+    }
+
     /// An event was accepted: it is safe in the store.
     pub fn handle_accepted(&mut self, item: Item, now: UnixMillis) {
         self.heard_to = self.heard_to.max(item.seq + 1);

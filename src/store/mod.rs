@@ -103,12 +103,13 @@ impl Store {
             refused: Mutex::new(None),
             closing: AtomicBool::new(false),
             nudges: AtomicU32::new(0),
+            limits: Mutex::new(limits),
         });
         let (requests, waiting) = mpsc::channel(GROUP_MAX);
         let thread = std::thread::Builder::new().name("store-writer".to_owned());
         let thread = thread.spawn({
             let (shared, dir) = (Arc::clone(&shared), state_dir.to_owned());
-            move || writer::run(waiting, dir, ledger, limits, shared)
+            move || writer::run(waiting, dir, ledger, shared)
         });
         let thread = thread.map_err(|e| StoreError::io(state_dir, e))?;
         let inner = Inner { requests: Some(requests), shared, thread: Some(thread) };
@@ -158,6 +159,11 @@ impl Store {
     /// [`Io`](StoreError::Io), [`Closed`](StoreError::Closed).
     pub async fn trim(&self, now: UnixMillis) -> Result<(), StoreError> {
         self.ask(|answer| Request::Trim { now, answer }).await
+    }
+
+    /// How much of the past is kept from now on. Heeded with the next write.
+    pub fn set_limits(&self, limits: Limits) {
+        *self.inner.shared.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
     /// Closes the store for this and every other clone. When it returns, another process may open it. Requests
@@ -212,6 +218,22 @@ impl Store {
     /// As [`Store::pending_from`].
     pub fn delivered_from(&self, from: Seq, limit: usize) -> Result<Vec<(Seq, Delivered)>, StoreError> {
         self.page(from, limit)
+    }
+
+    /// The dead letters accepted last, at most `limit`, the newest first. Damaged ones are passed over. Blocks.
+    ///
+    /// # Errors
+    /// [`Io`](StoreError::Io), [`Closed`](StoreError::Closed).
+    pub fn newest_dead(&self, limit: usize) -> Result<Vec<(Seq, Dead)>, StoreError> {
+        self.newest(limit)
+    }
+
+    /// The delivered events accepted last, at most `limit`, the newest first. Damaged ones are passed over. Blocks.
+    ///
+    /// # Errors
+    /// As [`Store::newest_dead`].
+    pub fn newest_delivered(&self, limit: usize) -> Result<Vec<(Seq, Delivered)>, StoreError> {
+        self.newest(limit)
     }
 
     /// The call tracker's state, ordered by key: for the start, before anything is accepted. Blocks.
@@ -355,6 +377,15 @@ impl Store {
         Ok(page)
     }
 
+    fn newest<T: Row>(&self, limit: usize) -> Result<Vec<(Seq, T)>, StoreError> {
+        let rows = self.reading(|disk| disk.last(T::TREE, limit))?;
+        let read = rows.into_iter().filter_map(|(key, value)| {
+            let seq = record::seq_of(T::TREE, &key).ok()?;
+            Some((seq, record::open(T::TREE, &key, &value).ok()?))
+        });
+        Ok(read.collect())
+    }
+
     fn reading<T>(&self, read: impl FnOnce(&Disk) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let closed = || self.refused().unwrap_or(StoreError::Closed);
         let outcome = self.inner.shared.disk().as_ref().ok_or_else(closed).and_then(read);
@@ -400,6 +431,8 @@ struct Shared {
     closing: AtomicBool,
     /// Nudges under way: each waits as long as the disk does.
     nudges: AtomicU32,
+    /// How much of the past is kept.
+    limits: Mutex<Limits>,
 }
 
 impl Shared {
@@ -427,6 +460,10 @@ impl Shared {
         let news = refused.is_none() != why.is_none();
         *refused = why.cloned();
         news
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn is_closing(&self) -> bool {

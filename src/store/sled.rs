@@ -131,6 +131,12 @@ impl Disk {
         rows.map(|row| row.map(|(k, v)| (k.to_vec(), v.to_vec())).map_err(|e| wrong(&self.path, e))).collect()
     }
 
+    /// Up to `limit` rows from the end, the last one first.
+    pub(super) fn last(&self, tree: Tree, limit: usize) -> Result<Vec<Row>, StoreError> {
+        let rows = self.tree(tree).iter().rev().take(limit);
+        rows.map(|row| row.map(|(k, v)| (k.to_vec(), v.to_vec())).map_err(|e| wrong(&self.path, e))).collect()
+    }
+
     /// Writes `changes`, all or none of them. They outlive a power cut only after [`Disk::sync`].
     pub(super) fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
         let written = self.trees.as_slice().transaction(|trees: &Vec<TransactionalTree>| {

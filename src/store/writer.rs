@@ -20,7 +20,7 @@ use super::error::StoreError;
 use super::group::{Group, NewEvent, NewState};
 use super::record::{self, LEDGER, Ledger};
 use super::sled::{Disk, Tree};
-use super::{Limits, Pending, Seq, Settle, Shared, folder, migrate};
+use super::{Pending, Seq, Settle, Shared, folder, migrate};
 use crate::time::UnixMillis;
 
 /// Most requests in one group, and most that wait for the next: bounds the memory of a transaction and the
@@ -57,10 +57,9 @@ pub(super) fn run(
     mut requests: mpsc::Receiver<Request>,
     state_dir: PathBuf,
     ledger: Ledger,
-    limits: Limits,
     shared: Arc<Shared>,
 ) {
-    let mut writer = Writer { state_dir, ledger, limits, failed: None, copy: None, shared };
+    let mut writer = Writer { state_dir, ledger, swaps: true, failed: None, copy: None, shared };
     let mut close = None;
     while close.is_none() {
         let first = match requests.try_recv() {
@@ -103,7 +102,8 @@ fn gather(first: Request, requests: &mut mpsc::Receiver<Request>) -> (Vec<Reques
 struct Writer {
     state_dir: PathBuf,
     ledger: Ledger,
-    limits: Limits,
+    /// Whether a large directory is to be made anew.
+    swaps: bool,
     /// Why nothing more is written.
     failed: Option<StoreError>,
     /// The directory that is to take the place of the present one.
@@ -167,7 +167,7 @@ impl Writer {
             .enumerate()
             .map(|(at, request)| take_in(&mut group, request, before.and_then(|before| before.get(at))))
             .collect();
-        let trimmed = group.trim(&self.limits);
+        let trimmed = group.trim(&shared.limits());
         let (changes, ledger) = group.finish();
         let mut written = outcomes.iter().find_map(Outcome::disk_refuses).map_or(Ok(()), Err);
         // At another try what was written before may not have been synced.
@@ -220,12 +220,12 @@ impl Writer {
 
     /// Begins a copy if the directory is large and has little in it.
     fn mind_size(&mut self) {
-        if self.copy.is_some() || self.ledger.pending > 0 || self.failed.is_some() {
+        if !self.swaps || self.copy.is_some() || self.ledger.pending > 0 || self.failed.is_some() {
             return;
         }
         let kept = self.ledger.dead + self.ledger.delivered;
         let bytes = self.shared.disk().as_ref().and_then(|disk| disk.bytes().ok()).unwrap_or_default();
-        if bytes < self.limits.swap_bytes || bytes < kept.saturating_mul(Copy::WORTH_PER_ROW) {
+        if bytes < self.shared.limits().swap_bytes || bytes < kept.saturating_mul(Copy::WORTH_PER_ROW) {
             return;
         }
         match Copy::begin(&self.state_dir) {
@@ -286,7 +286,7 @@ impl Writer {
         tracing::warn!(reason = %why, "no fresh directory could be made; the large one stays in use");
         self.copy = None;
         // Not tried again before the next start: the disk would be written full for nothing.
-        self.limits.swap_bytes = u64::MAX;
+        self.swaps = false;
         // What is left of it is removed at the next start as well.
         let _ = folder::clear_part(&self.state_dir);
     }

@@ -15,8 +15,10 @@ pub(crate) use std::time::Duration;
 pub(crate) use freeswitch_zammad::cti::cause::Cause;
 pub(crate) use freeswitch_zammad::cti::client::{Client, Tls};
 pub(crate) use freeswitch_zammad::cti::event::{CallId, Direction, Event, What};
+pub(crate) use freeswitch_zammad::edge::admin::metrics::PostSeconds;
 pub(crate) use freeswitch_zammad::edge::clock;
 pub(crate) use freeswitch_zammad::edge::drain::{Drain, DrainState, Order};
+pub(crate) use freeswitch_zammad::edge::pulse::Pulse;
 pub(crate) use freeswitch_zammad::queue::backoff::Backoff;
 pub(crate) use freeswitch_zammad::queue::breaker::Link;
 pub(crate) use freeswitch_zammad::queue::line::{LatePolicy, Lateness};
@@ -114,6 +116,8 @@ impl Running {
             orders: asked,
             end_blocked: None,
             state: shown,
+            beat: Pulse::default().join("this drain"),
+            took: PostSeconds::default().of("main"),
         };
         let task = tokio::spawn(drain.run(settings, stop.clone()));
         Self { store, accepted, orders, state, stop, task }

@@ -4,6 +4,7 @@
 mod scenes;
 
 use std::io::IsTerminal;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,8 +15,9 @@ use tokio::time::{Instant, timeout};
 
 use self::scenes::{BEFORE, DURING, Scene};
 use super::{Failure, print, runtime};
-use crate::config::{Config, Environment, Overrides, Secret};
+use crate::config::{AdminConfig, Config, Environment, Overrides, Secret};
 use crate::daemon::Daemon;
+use crate::edge::clock;
 use crate::sim::recording::Recording;
 use crate::sim::switch::{Pace, Switch};
 use crate::sim::{switch, zammad};
@@ -61,6 +63,9 @@ async fn show(screen: &Screen, state_dir: PathBuf) -> Result<ExitCode, Failure> 
 
     let config = config(&switch, &zammad, state_dir)?;
     let daemon = Daemon::start(config).await.map_err(Failure::new)?;
+    if let Some(link) = daemon.live().admin.as_ref().and_then(|page| page.link(clock::now()).ok()) {
+        print(&format!("  page    the daemon's own status page, while this runs: {link}"));
+    }
     switch.wait_subscribed().await;
     let stage = Stage { screen, switch: &switch, store: daemon.store() };
 
@@ -96,6 +101,7 @@ fn config(switch: &Switch, zammad: &Zammad, state_dir: PathBuf) -> Result<Config
     let nothing = Environment::from_iter(std::iter::empty::<(String, String)>());
     let nowhere = std::path::Path::new("/nonexistent/freeswitch-zammad.toml");
     let mut config = Config::load(&overrides, &nothing, nowhere)?.config;
+    config.admin = Some(AdminConfig { listen: (Ipv4Addr::LOCALHOST, 0).into(), host: None });
     config.delivery.concurrency = std::num::NonZeroUsize::new(2).expect("two is not zero");
     config.delivery.retry_wait_min = Duration::from_millis(250);
     config.delivery.retry_wait_max = Duration::from_secs(1);
