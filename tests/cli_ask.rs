@@ -110,3 +110,60 @@ fn where_nothing_is_there_is_one_sentence_and_nothing_is_made() {
     }
     assert!(!empty.exists());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_go_on_are_told_running_or_stopped() {
+    let zammad = zammad::Settings { token: TOKEN.into(), ..zammad::Settings::default() };
+    let road = Road {
+        switch: Switch::start(Settings { password: PASSWORD.into(), ..Settings::default() }).unwrap(),
+        zammad: Zammad::start(zammad).unwrap(),
+        dir: tempfile::tempdir().unwrap(),
+    };
+    let (url, address) = (road.zammad.url(), road.switch.addr().to_string());
+    let dir = road.dir.path().to_str().unwrap().to_owned();
+    let ask = |words: &[&str]| run(&[words, &["--state-dir", &dir]].concat());
+    let mut program = Program::start(&[&["run"][..], &flags(&url, &address, road.dir.path())].concat(), &[]);
+    program.wait_for("listening to the switch");
+    let none = ask(&["calls"]);
+    assert_eq!((none.code, none.out.as_str(), none.sentence()), (Some(0), "", "no calls are going on"));
+
+    let bytes = common::recording("captures", "in_answered_caller_hangs_up");
+    let whole = renamed(&road.switch, &bytes, "on");
+    let end = whole.events().iter().position(|e| e.name() == "CHANNEL_HANGUP_COMPLETE").unwrap();
+    road.play(&whole.split_at(end).0).await;
+    let answered = |rows: &[zammad::Row]| rows.first().is_some_and(|row| row.state == "answer");
+    until("it is answered", || answered(&road.zammad.log())).await;
+    let row = &road.zammad.log()[0];
+    let going_on = || {
+        let said = ask(&["calls", "--json"]);
+        let call: Value = serde_json::from_str(&said.out).unwrap();
+        let text = |key: &str| call[key].as_str().unwrap().to_owned();
+        (text("id"), text("direction"), text("from"), text("to"), text("state"), text("answered_by"))
+    };
+    let (from, to) = (row.from.clone(), row.to.clone());
+    let told = (row.call_id.clone(), "in".into(), from, to, "talking".into(), "1001".into());
+    assert_eq!(going_on(), told);
+    let running = ask(&["calls"]).out;
+    assert_eq!(running.lines().count(), 2, "{running}");
+    let not_here = ask(&["top"]);
+    assert_eq!((not_here.code, not_here.sentence().contains("needs a terminal")), (Some(2), true));
+    program.signal("TERM");
+    assert_eq!(program.end().code, Some(0));
+
+    assert_eq!(going_on(), told);
+    let stopped = ask(&["calls"]);
+    assert!(stopped.err.contains("not running; when it stopped"), "{stopped:?}");
+    assert_eq!(stopped.out.lines().count(), 2, "{stopped:?}");
+}
+
+#[test]
+fn what_failed_is_told_in_json_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = run(&["status", "--json", "--state-dir", dir.path().to_str().unwrap()]);
+    let error: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(said.code, Some(1));
+    assert!(error["error"].as_str().unwrap().contains("there is no store in"), "{said:?}");
+    let said = run(&["cause", "--json"]);
+    let rows: Vec<Value> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(rows.len() > 60 && rows.iter().any(|row| row["cause"] == "USER_BUSY" && row["zammad"] == "busy"));
+}

@@ -250,15 +250,30 @@ async fn events_are_held_released_and_deleted() {
 }
 
 #[tokio::test]
-async fn posting_is_paused_and_resumed() {
+async fn posting_is_paused_and_resumed_running_or_stopped() {
     let mut desk = Desk::new();
     desk.accept(missed("a")).await;
-    let refused = desk.run(&["pause"]).await;
+    let (out, _) = desk.ok(&["pause"]).await;
+    assert_eq!(out, "zammad main: paused; events wait until `resume`\n");
+    let status = desk.run(&["status", "--json"]).await;
+    assert!(text(&status.stdout).contains(r#""paused":["main"]"#), "{status:?}");
+    let refused = desk.run(&["pause", "other"]).await;
     assert_eq!(refused.status.code(), Some(1));
-    assert!(text(&refused.stderr).contains("not running"));
+    assert!(text(&refused.stderr).contains("there is main"));
+    // Over any start.
+    for _ in 0..2 {
+        desk.start().await;
+        let (out, _) = desk.ok(&["status"]).await;
+        assert!(out.contains("PAUSED by an operator") && out.contains("queue: 2 waiting"), "{out}");
+        desk.stop().await;
+    }
+    assert!(desk.zammad.requests().is_empty());
+    desk.ok(&["resume", "main"]).await;
     desk.start().await;
     desk.drained().await;
-    desk.ok(&["pause"]).await;
+
+    let (out, _) = desk.ok(&["pause", "--json"]).await;
+    assert_eq!(out, "{\"lasts\":true,\"paused\":true,\"zammad\":\"main\"}\n");
     desk.ok(&["queue", "replay", "--call", "a"]).await;
     let (out, _) = desk.ok(&["status"]).await;
     assert!(out.contains("PAUSED by an operator"), "{out}");
@@ -268,6 +283,8 @@ async fn posting_is_paused_and_resumed() {
     desk.drained().await;
     assert!(desk.zammad.requests().len() > posts);
     desk.stop().await;
+    let status = desk.run(&["status", "--json"]).await;
+    assert!(text(&status.stdout).contains(r#""paused":[]"#), "{status:?}");
 }
 
 #[tokio::test]

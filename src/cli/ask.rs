@@ -71,11 +71,26 @@ async fn from_store(config: &Config, request: Request) -> Result<Vec<Value>, Fai
             "{why}; start the daemon, which goes on with what can be read of it, or run `freeswitch-zammad store salvage`"
         )));
     }
+    let requests = by_zammad(config, request)?;
     let store = Store::open(dir, limits(config)).map_err(unopened)?;
-    let answer = answers::answer(&store, None, request).await.map_err(Failure::new)?;
+    let mut answer = Vec::new();
+    for request in requests {
+        answer.extend(answers::answer(&store, None, request).await.map_err(Failure::new)?);
+    }
     store.close().await.map_err(Failure::new)?;
     leave_to_owner(dir);
     Ok(answer)
+}
+
+/// The running daemon knows its Zammads; the store does not.
+fn by_zammad(config: &Config, request: Request) -> Result<Vec<Request>, Failure> {
+    let Request::Pause { zammad, paused } = request else { return Ok(vec![request]) };
+    let known = || config.zammads.iter().map(|z| z.name.as_str());
+    let meant: Vec<Request> = known()
+        .filter(|name| zammad.as_deref().is_none_or(|z| z == *name))
+        .map(|name| Request::Pause { zammad: Some(name.to_owned()), paused })
+        .collect();
+    if meant.is_empty() { Err(Failure::new(answers::unknown_zammad(known()))) } else { Ok(meant) }
 }
 
 fn not_asked(why: Failure) -> Finding {

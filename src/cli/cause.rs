@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use serde_json::json;
 
 use super::{Common, Failure, print, say};
-use crate::call::cause::{ROWS, UNKNOWN, Weight, find};
+use crate::call::cause::{ROWS, Row, UNKNOWN, Weight, find};
 use crate::config::Needs;
 
 #[derive(Args)]
@@ -17,7 +18,18 @@ pub(super) struct Cause {
 pub(super) fn run(cause: &Cause, common: &Common) -> Result<ExitCode, Failure> {
     let loaded = common.load(Needs::Calls)?;
     let table = loaded.config.calls_of(&loaded.config.switches[0]).causes;
+    let as_json = |row: &Row| {
+        let (cti, weight) = table.look_up(row.name);
+        json!({
+            "code": row.code, "cause": row.name, "zammad": cti.as_str(), "silent": weight == Weight::Silent,
+            "meaning": row.gist, "built_in": row.cti.as_str(),
+        })
+    };
     let Some(name) = &cause.name else {
+        if common.json {
+            ROWS.iter().for_each(|row| print(&as_json(row).to_string()));
+            return Ok(ExitCode::SUCCESS);
+        }
         print("CODE  CAUSE                            ZAMMAD          MEANING");
         for row in &ROWS {
             let (cti, weight) = table.look_up(row.name);
@@ -33,6 +45,10 @@ pub(super) fn run(cause: &Cause, common: &Common) -> Result<ExitCode, Failure> {
     let upper = name.to_ascii_uppercase();
     let by_number = name.parse().ok().and_then(|code: u16| ROWS.iter().find(|row| row.code == code));
     match find(&upper).or(by_number) {
+        Some(row) if common.json => {
+            print(&as_json(row).to_string());
+            Ok(ExitCode::SUCCESS)
+        }
         Some(row) => {
             let (cti, weight) = table.look_up(row.name);
             print(&format!("{} ({}): {}.", row.name, row.code, row.gist));
@@ -54,7 +70,10 @@ pub(super) fn run(cause: &Cause, common: &Common) -> Result<ExitCode, Failure> {
         }
         None => {
             let (cti, weight) = table.look_up(&upper);
-            if weight == Weight::Tells {
+            if common.json {
+                let zammad = if weight == Weight::Tells { cti } else { UNKNOWN };
+                print(&json!({ "code": null, "cause": upper, "zammad": zammad.as_str() }).to_string());
+            } else if weight == Weight::Tells {
                 print(&format!("{upper}: not one of FreeSWITCH's, but the configuration makes it {cti}."));
             } else {
                 say(&format!(

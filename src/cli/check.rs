@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use serde_json::json;
 
 use super::{Common, Failure, print, runtime, say};
 use crate::config::{Config, Needs, SwitchConfig, ZammadConfig};
@@ -23,31 +24,44 @@ pub(super) fn run(check: &Check, common: &Common) -> Result<ExitCode, Failure> {
     for warning in &loaded.warnings {
         say(&format!("warning: {warning}"));
     }
-    print(&format!(
-        "The configuration is complete: {} switch(es), {} Zammad(s), state in {}.",
-        loaded.config.switches.len(),
-        loaded.config.zammads.len(),
-        loaded.config.state_dir.display()
-    ));
-    if check.online && !runtime()?.block_on(online(&loaded.config)) {
+    let (switches, zammads) = (loaded.config.switches.len(), loaded.config.zammads.len());
+    let state_dir = loaded.config.state_dir.display();
+    if common.json {
+        print(
+            &json!({
+                "switches": switches, "zammads": zammads, "state_dir": state_dir.to_string(),
+                "warnings": loaded.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            })
+            .to_string(),
+        );
+    } else {
+        print(&format!(
+            "The configuration is complete: {switches} switch(es), {zammads} Zammad(s), state in {state_dir}."
+        ));
+    }
+    if check.online && !runtime()?.block_on(online(&loaded.config, common.json)) {
         return Err(Failure::permanent("not everything that is configured works"));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn online(config: &Config) -> bool {
+async fn online(config: &Config, as_json: bool) -> bool {
     let mut all = true;
     for switch in &config.switches {
-        all &= report(&format!("switch {} ({})", switch.name, switch.address), log_in(switch).await);
+        all &= report(as_json, &format!("switch {} ({})", switch.name, switch.address), log_in(switch).await);
     }
     for zammad in &config.zammads {
-        all &= report(&format!("zammad {} ({})", zammad.name, zammad.url), probe(zammad).await);
+        all &= report(as_json, &format!("zammad {} ({})", zammad.name, zammad.url), probe(zammad).await);
     }
     all
 }
 
-fn report(what: &str, result: Result<&str, String>) -> bool {
+fn report(as_json: bool, what: &str, result: Result<&str, String>) -> bool {
     match &result {
+        result if as_json => {
+            let said = result.as_ref().map_or_else(|why| why.as_str(), |fine| fine);
+            print(&json!({ "of": what, "works": result.is_ok(), "said": said }).to_string());
+        }
         Ok(fine) => print(&format!("{what}: {fine}")),
         Err(why) => print(&format!("{what}: FAILS: {why}")),
     }

@@ -5,6 +5,7 @@
 //! 78 only a change of the configuration can help, and starting again would fail the same way.
 
 mod ask;
+mod calls;
 mod cause;
 mod check;
 mod demo;
@@ -49,14 +50,16 @@ enum Command {
     /// Show the whole road with a switch and a Zammad of our own; needs nothing, takes half a minute
     Demo(demo::Demo),
     /// How the daemon, its links and its queue are
-    Status(status::Status),
+    Status,
+    /// The calls that are going on
+    Calls,
     /// A link to the status page, good once, that shows numbers and puts dead letters back
-    Page(page::Page),
+    Page,
     /// Look into the queue; replay, hold, delete, export, import
     Queue(queue::Queue),
     /// Why a call was told as it was: what each leg was taken for, what each event meant, what was sent
     Explain(queue::Explain),
-    /// Stop posting to Zammad; events wait
+    /// Stop posting to Zammad; events wait until `resume`, also over a restart
     Pause(queue::Pause),
     /// Go on posting
     Resume(queue::Pause),
@@ -103,6 +106,9 @@ struct Common {
     /// Two ISO letters: whose way of writing numbers the switch uses [default: DE]
     #[arg(long, global = true, value_name = "CC", help_heading = "Configuration")]
     country: Option<String>,
+    /// Answer in JSON, one object a line; what failed is told as one with an `error`
+    #[arg(long, global = true)]
+    json: bool,
 }
 
 /// Why a command did not work: one sentence, and the exit code.
@@ -143,8 +149,9 @@ pub fn main() -> ExitCode {
         Command::Run => run::run(common),
         Command::Check(check) => check::run(&check, common),
         Command::Demo(demo) => demo::run(&demo),
-        Command::Status(status) => status::run(&status, common),
-        Command::Page(page) => page::run(&page, common),
+        Command::Status => status::run(common),
+        Command::Calls => calls::run(common),
+        Command::Page => page::run(common),
         Command::Queue(queue) => queue::run(&queue, common),
         Command::Explain(call) => queue::explain(&call, common),
         Command::Pause(which) => queue::pause(&which, true, common),
@@ -157,6 +164,9 @@ pub fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(failure) => {
+            if common.json {
+                print(&serde_json::json!({ "error": failure.why }).to_string());
+            }
             say(&format!("freeswitch-zammad: {}", failure.why));
             ExitCode::from(failure.code)
         }

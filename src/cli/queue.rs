@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::ask::question;
 use super::{Common, Failure, print, say};
@@ -35,9 +35,6 @@ enum Command {
         /// At most so many
         #[arg(long, default_value_t = 100)]
         limit: usize,
-        /// As JSON lines
-        #[arg(long)]
-        json: bool,
     },
     /// Everything about one event (by its position) or one call (by its callId)
     Show {
@@ -110,7 +107,7 @@ enum Which {
 
 pub(super) fn run(queue: &Queue, common: &Common) -> Result<ExitCode, Failure> {
     match &queue.command {
-        Command::List { which, limit, json } => list(common, kind(*which), *limit, *json),
+        Command::List { which, limit } => list(common, kind(*which), *limit),
         Command::Show { id } => show(common, id),
         Command::Replay { dead, since, these, dry_run, wait } => {
             if *wait && question(common, Request::Status)?.first().is_none_or(|s| s["running"] != true) {
@@ -122,21 +119,22 @@ pub(super) fn run(queue: &Queue, common: &Common) -> Result<ExitCode, Failure> {
             let request = Request::Replay { dead: *dead, since, these: these.selection(), dry_run: *dry_run };
             let verb = if *dry_run { "would be put back" } else { "put back into the queue" };
             let rows = question(common, request)?;
-            let code = told(&rows, verb)?;
+            let code = told(common, &rows, verb)?;
             if *wait {
                 wait_for(&rows, common)?;
             }
             Ok(code)
         }
         Command::Hold(these) => told(
+            common,
             &question(common, Request::Hold { these: these.some()?, held: true })?,
             "wait until released",
         ),
         Command::Release(these) => {
-            told(&question(common, Request::Hold { these: these.some()?, held: false })?, "go on")
+            told(common, &question(common, Request::Hold { these: these.some()?, held: false })?, "go on")
         }
         Command::Delete(these) => {
-            told(&question(common, Request::Delete { these: these.some()? })?, "forgotten")
+            told(common, &question(common, Request::Delete { these: these.some()? })?, "forgotten")
         }
         Command::Export { file } => export(common, file.as_ref()),
         Command::Import { file } => import(common, file),
@@ -146,6 +144,12 @@ pub(super) fn run(queue: &Queue, common: &Common) -> Result<ExitCode, Failure> {
 pub(super) fn explain(explain: &Explain, common: &Common) -> Result<ExitCode, Failure> {
     let answer = question(common, Request::Explain { call: explain.call.clone() })?;
     let (notes, rows): (Vec<&Value>, Vec<&Value>) = answer.iter().partition(|row| row["body"].is_null());
+    if common.json {
+        answer.iter().for_each(|line| print(&line.to_string()));
+        if !answer.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
     if answer.is_empty() {
         return Err(Failure::new(format!(
             "nothing is known of call {:?}; `queue list delivered` shows calls that were told lately",
@@ -168,11 +172,16 @@ pub(super) fn explain(explain: &Explain, common: &Common) -> Result<ExitCode, Fa
 pub(super) fn pause(pause: &Pause, paused: bool, common: &Common) -> Result<ExitCode, Failure> {
     for answer in question(common, Request::Pause { zammad: pause.zammad.clone(), paused })? {
         let name = answer["zammad"].as_str().unwrap_or_default();
-        print(&if paused {
-            format!("zammad {name}: paused; events wait until `resume`, or until the daemon is started again")
+        print(&if common.json {
+            answer.to_string()
+        } else if paused {
+            format!("zammad {name}: paused; events wait until `resume`")
         } else {
             format!("zammad {name}: goes on")
         });
+        if answer["lasts"] == false {
+            say("the disk does not take it yet: until it does, a restart forgets it");
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -200,7 +209,8 @@ const fn kind(which: Which) -> Kind {
     }
 }
 
-fn list(common: &Common, kind: Kind, limit: usize, json: bool) -> Result<ExitCode, Failure> {
+fn list(common: &Common, kind: Kind, limit: usize) -> Result<ExitCode, Failure> {
+    let json = common.json;
     let mut count = 0;
     pages(common, kind, limit, |row| {
         if count == 0 && !json {
@@ -219,7 +229,11 @@ fn list(common: &Common, kind: Kind, limit: usize, json: bool) -> Result<ExitCod
 fn show(common: &Common, id: &str) -> Result<ExitCode, Failure> {
     let rows = question(common, Request::Show { id: id.to_owned() })?;
     for row in &rows {
-        print(&serde_json::to_string_pretty(row).unwrap_or_default());
+        print(&if common.json {
+            row.to_string()
+        } else {
+            serde_json::to_string_pretty(row).unwrap_or_default()
+        });
     }
     if rows.is_empty() {
         return Err(Failure::new(format!(
@@ -229,9 +243,9 @@ fn show(common: &Common, id: &str) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn told(rows: &[Value], verb: &str) -> Result<ExitCode, Failure> {
+fn told(common: &Common, rows: &[Value], verb: &str) -> Result<ExitCode, Failure> {
     for row in rows {
-        print(&line(row));
+        print(&if common.json { row.to_string() } else { line(row) });
     }
     let events = if rows.len() == 1 { "event" } else { "events" };
     say(&format!("{} {events} {verb}", rows.len()));
@@ -306,6 +320,9 @@ fn import(common: &Common, file: &PathBuf) -> Result<ExitCode, Failure> {
         }
     }
     taken += question(common, Request::Import { rows })?.len();
+    if common.json {
+        print(&json!({ "read": given, "taken_in": taken }).to_string());
+    }
     say(&format!("{taken} of {given} rows taken in; the others were known"));
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Args;
 use serde_json::Value;
 
 use super::ask::question;
@@ -12,17 +11,10 @@ use crate::edge::control::Request;
 /// Exit code when the daemon is not running: as `systemctl status` has it.
 const NOT_RUNNING: u8 = 3;
 
-#[derive(Args)]
-pub(super) struct Status {
-    /// As JSON
-    #[arg(long)]
-    json: bool,
-}
-
-pub(super) fn run(status: &Status, common: &Common) -> Result<ExitCode, Failure> {
+pub(super) fn run(common: &Common) -> Result<ExitCode, Failure> {
     let answer = question(common, Request::Status)?;
     let Some(all) = answer.first() else { return Err(Failure::new("the daemon gave no answer")) };
-    if status.json {
+    if common.json {
         print(&all.to_string());
     } else {
         for line in lines(all) {
@@ -99,6 +91,9 @@ fn lines(all: &Value) -> Vec<String> {
             zammad["dead"],
             zammad["ambiguous"]
         ));
+    }
+    for paused in all["paused"].as_array().into_iter().flatten() {
+        lines.push(format!("zammad {}: PAUSED by an operator", text(paused)));
     }
     let queue = &all["queue"];
     let oldest = queue["oldest_age_s"].as_u64().map_or(String::new(), |s| format!(", the oldest for {s} s"));

@@ -27,11 +27,7 @@ pub(super) struct Store {
 #[derive(Subcommand)]
 enum Command {
     /// Read every row of the store of a stopped daemon, and say whether it is sound
-    Verify {
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Verify,
     /// Set a damaged store aside and begin anew with what can be read of it; or take what can be read of DIR into the
     /// queue
     Salvage {
@@ -57,7 +53,7 @@ enum Command {
 
 pub(super) fn run(store: &Store, common: &Common) -> Result<ExitCode, Failure> {
     match &store.command {
-        Command::Verify { json } => verify(common, *json),
+        Command::Verify => verify(common),
         Command::Salvage { dir: None, dry_run: _ } => salvage(common),
         Command::Salvage { dir: Some(dir), dry_run } => take_in(common, dir, *dry_run),
         Command::Probe { state_dir, budget_ms, parent } => {
@@ -69,7 +65,8 @@ pub(super) fn run(store: &Store, common: &Common) -> Result<ExitCode, Failure> {
     }
 }
 
-fn verify(common: &Common, as_json: bool) -> Result<ExitCode, Failure> {
+fn verify(common: &Common) -> Result<ExitCode, Failure> {
+    let as_json = common.json;
     let dir = state_dir(common)?;
     let finding = heal::ask_child(&program()?, &dir, None);
     if as_json {
@@ -97,6 +94,17 @@ fn salvage(common: &Common) -> Result<ExitCode, Failure> {
     let dir = state_dir(common)?;
     say("reading the store …");
     match heal::make_sound(&program()?, &dir).map_err(Failure::new)? {
+        Health::Salvaged { why, what } if common.json => {
+            print(
+                &json!({
+                    "damaged": why, "aside": what.aside.display().to_string(), "unreadable": what.unreadable,
+                    "waiting": what.found.pending, "dead": what.found.dead, "delivered": what.found.delivered,
+                    "waiting_counted": what.counted.map(|c| c.pending),
+                })
+                .to_string(),
+            );
+            Ok(if what.unreadable.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
         Health::Salvaged { why, what } => {
             print(&format!("it was damaged: {why}"));
             print(&format!("set aside: {}", what.aside.display()));
@@ -113,7 +121,7 @@ fn salvage(common: &Common) -> Result<ExitCode, Failure> {
         }
         Health::Fine(Some(Finding::Refused { why })) => Err(Failure::new(why)),
         Health::Fine(_) => {
-            print("it is sound; nothing was done");
+            print(if common.json { r#"{"damaged":null}"# } else { "it is sound; nothing was done" });
             Ok(ExitCode::SUCCESS)
         }
     }

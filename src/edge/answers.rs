@@ -1,16 +1,21 @@
 //! What is answered to each request: from the store and, if there is one, the running daemon.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::clock;
 use super::control::{Kind, Live, Request, Selection};
 use super::drain::Order;
+use super::pauses;
 use super::rows;
 use super::status::{self, Seen};
 use super::stories;
 use crate::store::{Accepting, Pending, Seq, Settle, Store, StoreError};
 use crate::time::UnixMillis;
 
+/// How long an order waits to be on disk before it is answered.
+const WRITE_WAIT: Duration = Duration::from_secs(2);
 /// Rows read from the store at once.
 const PAGE: usize = 500;
 
@@ -57,7 +62,7 @@ pub async fn answer(store: &Store, live: Option<&Live>, request: Request) -> Res
             Ok(rows)
         }
         Request::Delete { these } => delete(store, live, &these).await,
-        Request::Pause { zammad, paused } => pause(live, zammad.as_deref(), paused).await,
+        Request::Pause { zammad, paused } => pause(store, live, zammad.as_deref(), paused).await,
         Request::Waiting { first, last } => {
             let mut waiting = 0_u64;
             each(store, Kind::Pending, Seq(first), |seq, _, _| {
@@ -148,23 +153,40 @@ async fn delete(store: &Store, live: Option<&Live>, these: &Selection) -> Result
     Ok(rows)
 }
 
-async fn pause(live: Option<&Live>, zammad: Option<&str>, paused: bool) -> Result<Vec<Value>, Refusal> {
-    let Some(live) = live else {
-        return Err(Refusal::Senseless(
-            "the daemon is not running, so there is nothing to pause or resume".into(),
-        ));
-    };
-    let mut done = Vec::new();
-    for (name, _, _, orders) in live.zammads.iter().filter(|(name, ..)| zammad.is_none_or(|z| z == name)) {
+/// At once in the running daemon, and in the store for every later one. While the disk refuses only at once.
+async fn pause(
+    store: &Store,
+    live: Option<&Live>,
+    zammad: Option<&str>,
+    paused: bool,
+) -> Result<Vec<Value>, Refusal> {
+    let known = live.map(|l| l.zammads.as_slice()).unwrap_or_default();
+    let mut names = Vec::new();
+    for (name, _, _, orders) in known.iter().filter(|(name, ..)| zammad.is_none_or(|z| z == name)) {
         // A drain that is stopping posts nothing any more.
         let _ = orders.send(Order::Pause(paused)).await;
-        done.push(json!({ "zammad": name, "paused": paused }));
+        names.push(name.as_str());
     }
-    if done.is_empty() {
-        let known: Vec<&str> = live.zammads.iter().map(|(name, ..)| name.as_str()).collect();
-        return Err(Refusal::Senseless(format!("no Zammad is called so; there is {}", known.join(", "))));
+    match (live, zammad) {
+        (None, Some(name)) => names.push(name),
+        (Some(_), _) if !names.is_empty() => {}
+        (_, _) => {
+            return Err(Refusal::Senseless(unknown_zammad(known.iter().map(|(name, ..)| name.as_str()))));
+        }
     }
-    Ok(done)
+    let state = names.iter().map(|name| pauses::change(name, paused)).collect();
+    let written = store.accept(Accepting { events: vec![], state });
+    let lasts = match tokio::time::timeout(WRITE_WAIT, written).await {
+        Ok(written) => written.map(|_| true)?,
+        Err(_) => false,
+    };
+    Ok(names.iter().map(|name| json!({ "zammad": name, "paused": paused, "lasts": lasts })).collect())
+}
+
+/// What is said of a Zammad that there is not.
+#[must_use]
+pub fn unknown_zammad<'a>(known: impl Iterator<Item = &'a str>) -> String {
+    format!("no Zammad is called so; there is {}", known.collect::<Vec<_>>().join(", "))
 }
 
 async fn import(store: &Store, live: Option<&Live>, given: &[Value]) -> Result<Vec<Value>, Refusal> {

@@ -131,7 +131,7 @@ pub enum Request {
         /// Which.
         these: Selection,
     },
-    /// Posting is to stop, or to go on. Holds until the daemon stops.
+    /// Posting is to stop, or to go on. Lasts, over restarts too.
     Pause {
         /// Which Zammad; all without one.
         zammad: Option<String>,

@@ -14,6 +14,7 @@ use tracing::{Instrument, debug, error, info, warn};
 
 use super::accept::Accepted;
 use super::clock;
+use super::pauses;
 use super::pulse::Beat;
 use crate::cti::client::Client;
 use crate::cti::event::CallId;
@@ -121,6 +122,16 @@ impl Drain {
     /// Runs until cancelled; then no new request is begun and those on their way are waited for.
     pub async fn run(mut self, settings: Settings, stop: CancellationToken) {
         let mut schedule = Schedule::new(settings, fastrand::u64(..));
+        match pauses::is_paused(&self.store, &self.name) {
+            Ok(false) => {}
+            Ok(true) => {
+                warn!(zammad = self.name, "paused by an operator: events wait until `resume`");
+                schedule.set_paused(true);
+            }
+            Err(why) => {
+                warn!(zammad = self.name, reason = %why, "whether it is paused cannot be read; it is not")
+            }
+        }
         let mut jobs = JoinSet::new();
         let mut open = true;
         while open {
@@ -153,7 +164,10 @@ impl Drain {
 
     fn obey(&mut self, schedule: &mut Schedule, order: Order, now: UnixMillis) {
         match order {
-            Order::Pause(paused) => schedule.set_paused(paused),
+            Order::Pause(paused) => {
+                info!(zammad = self.name, paused, "an operator pauses posting, or lets it go on");
+                schedule.set_paused(paused);
+            }
             Order::Revived(events) => {
                 for (seq, pending) in events {
                     schedule.handle_accepted(item(seq, pending), now);

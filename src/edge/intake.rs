@@ -16,6 +16,7 @@ use super::backfill::{self, Hearing};
 use super::clock;
 use super::listener::{Ask, DUMP, Heard, What, not_answered};
 use super::ongoing::{self, Ongoing};
+use super::pauses;
 use super::pulse::Beat;
 use super::stories::{self, Shelf};
 use crate::call::tracker::{News, Output, Settings as Calls, Tracker};
@@ -113,7 +114,7 @@ pub fn restore(store: &Store, switches: &mut [Switch], shelf: &Shelf) -> Result<
             stories::lock(shelf).found(call);
             continue;
         }
-        if backfill::is_mark(&key) {
+        if backfill::is_mark(&key) || pauses::is_mark(&key) {
             continue;
         }
         let family = state::decode(&key, &value);

@@ -24,6 +24,7 @@ pub mod listener;
 pub mod log;
 pub mod mask;
 pub mod ongoing;
+pub mod pauses;
 pub mod process;
 pub mod pulse;
 pub mod rows;

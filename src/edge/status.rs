@@ -16,7 +16,8 @@
 //!                 "looked_up" }] }
 //! ```
 //!
-//! That is [`status`]; from a store without a daemon only `version`, `running`, `now` and `queue` are there.
+//! That is [`status`]; from a store without a daemon only `version`, `running`, `now` and `queue` are there, the names of
+//! the Zammads that are `paused`, and of the lists all but `history`.
 //! [`snapshot`] adds lists, each bounded, newest first:
 //!
 //! ```text
@@ -42,13 +43,13 @@ use super::backfill::BackfillState;
 use super::control::Live;
 use super::drain::DrainState;
 use super::listener::LinkState;
-use super::ongoing::{self, Call};
+use super::ongoing::{self, Call, Calls};
 use super::shown::Shown;
-use super::{clock, history, mask, pulse};
+use super::{clock, history, mask, pauses, pulse};
 use crate::cti::event::{Direction, What};
 use crate::queue::breaker::Link;
 use crate::queue::schedule::Counters;
-use crate::store::{Pending, Seq, Store};
+use crate::store::{Pending, Seq, Store, state};
 use crate::time::UnixMillis;
 
 /// Most calls that are listed; there can be more.
@@ -88,6 +89,9 @@ pub fn status(store: &Store, live: Option<&Live>) -> Value {
             "disk_refuses": store.refused().map(|why| why.to_string()),
         },
     });
+    if live.is_none() {
+        status["paused"] = pauses::all(store).unwrap_or_default().into();
+    }
     if let Some(live) = live {
         let figures = *live.board.lock().unwrap_or_else(PoisonError::into_inner);
         status["started"] = live.started.to_string().into();
@@ -126,15 +130,29 @@ pub fn snapshot(store: &Store, live: Option<&Live>, seen: Seen, from: UnixMillis
     let dead = store.newest_dead(DEAD_SHOWN).unwrap_or_default();
     all["dead_letters"] =
         dead.iter().map(|(seq, row)| settled(*seq, &row.pending, row.died, Some(&row.story), seen)).collect();
+    let calls = match live {
+        Some(live) => ongoing::lock(&live.ongoing).newest(CALLS_SHOWN),
+        None => remembered(store).newest(CALLS_SHOWN),
+    };
+    all["calls_now"] = calls.iter().map(|now| call(now, seen)).collect();
     if let Some(live) = live {
-        let calls = ongoing::lock(&live.ongoing).newest(CALLS_SHOWN);
-        all["calls_now"] = calls.iter().map(|now| call(now, seen)).collect();
         let samples = history::lock(&live.history);
         let samples: Vec<Value> =
             samples.since(from).map(|s| json!([s.at.0, s.waiting, s.oldest_s])).collect();
         all["history"] = json!({ "step_s": history::STEP.as_secs(), "samples": samples });
     }
     all
+}
+
+/// The calls that went on when the daemon stopped. What cannot be read of them the daemon says when it starts.
+fn remembered(store: &Store) -> Calls {
+    let mut calls = Calls::default();
+    for (key, value) in store.state().unwrap_or_default() {
+        if let Ok((switch, (_, legs, open))) = state::decode(&key, &value) {
+            calls.restored(&switch, &legs, &open);
+        }
+    }
+    calls
 }
 
 impl Seen {
