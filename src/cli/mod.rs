@@ -15,6 +15,7 @@ mod record;
 mod run;
 mod status;
 mod store;
+mod top;
 mod trace;
 
 use std::fmt::Display;
@@ -53,6 +54,8 @@ enum Command {
     Status,
     /// The calls that are going on
     Calls,
+    /// Calls, links, Zammad and queue, live in the terminal
+    Top(top::Top),
     /// A link to the status page, good once, that shows numbers and puts dead letters back
     Page,
     /// Look into the queue; replay, hold, delete, export, import
@@ -151,6 +154,7 @@ pub fn main() -> ExitCode {
         Command::Demo(demo) => demo::run(&demo),
         Command::Status => status::run(common),
         Command::Calls => calls::run(common),
+        Command::Top(top) => top::run(&top, common),
         Command::Page => page::run(common),
         Command::Queue(queue) => queue::run(&queue, common),
         Command::Explain(call) => queue::explain(&call, common),
