@@ -16,6 +16,8 @@ use crate::edge::control::{Kind, Request, Selection};
 
 /// Rows asked for, or given, at once.
 const PAGE: usize = 500;
+/// Events put back at once.
+const PUT_BACK: usize = 5_000;
 /// How often `replay --wait` looks.
 const WAIT_LOOK: Duration = Duration::from_millis(500);
 
@@ -116,9 +118,8 @@ pub(super) fn run(queue: &Queue, common: &Common) -> Result<ExitCode, Failure> {
                 ));
             }
             let since = since.as_deref().map(moment).transpose()?;
-            let request = Request::Replay { dead: *dead, since, these: these.selection(), dry_run: *dry_run };
+            let rows = replay(common, *dead, since, &these.selection(), *dry_run)?;
             let verb = if *dry_run { "would be put back" } else { "put back into the queue" };
-            let rows = question(common, request)?;
             let code = told(common, &rows, verb)?;
             if *wait {
                 wait_for(&rows, common)?;
@@ -250,6 +251,42 @@ fn told(common: &Common, rows: &[Value], verb: &str) -> Result<ExitCode, Failure
     let events = if rows.len() == 1 { "event" } else { "events" };
     say(&format!("{} {events} {verb}", rows.len()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Page by page where there can be many: it is seen how far it has come, and the daemon does other things in between. The
+/// positions are asked for first, so what is refused anew meanwhile is not put back once more.
+fn replay(
+    common: &Common,
+    dead: bool,
+    since: Option<u64>,
+    these: &Selection,
+    dry_run: bool,
+) -> Result<Vec<Value>, Failure> {
+    let put_back = |these: Selection| question(common, Request::Replay { dead: false, these, dry_run });
+    let mut done = if *these == Selection::default() { vec![] } else { put_back(these.clone())? };
+    let happened = |row: &Value| {
+        let at = row["happened"].as_str()?.parse::<jiff::Timestamp>().ok()?;
+        u64::try_from(at.as_millisecond()).ok()
+    };
+    for (kind, from) in [(Kind::Dead, dead.then_some(0)), (Kind::Delivered, since)] {
+        let Some(from) = from else { continue };
+        let mut seqs = Vec::new();
+        pages(common, kind, usize::MAX, |row| {
+            if kind == Kind::Dead || happened(row).is_some_and(|at| at >= from) {
+                seqs.extend(row["seq"].as_u64());
+            }
+            Ok(())
+        })?;
+        let all = seqs.len();
+        for (nth, page) in (1..).zip(seqs.chunks(PUT_BACK)) {
+            done.extend(put_back(Selection { seqs: page.to_vec(), call: None })?);
+            progress(
+                (nth * PUT_BACK).min(all) as u64,
+                &format!("of {all} {}", if dry_run { "looked at" } else { "put back" }),
+            );
+        }
+    }
+    Ok(done)
 }
 
 /// Until none of these events waits any more; says how many do, whenever that has changed.

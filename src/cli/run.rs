@@ -161,7 +161,9 @@ async fn start(config: Config) -> Result<Daemon, Failure> {
     let mut locked = 0;
     loop {
         let (program, dir) = (program()?, config.state_dir.clone());
-        let sound = tokio::task::spawn_blocking(move || heal::make_sound(&program, &dir)).await;
+        let progress = |done, of| tracing::info!(done, of, "writing the store anew");
+        let sound =
+            tokio::task::spawn_blocking(move || heal::make_sound(&program, &dir, &mut { progress })).await;
         let sound = sound.unwrap_or(Err(StoreError::Closed)).map(drop);
         let started = match sound {
             Ok(()) => Daemon::start(config.clone()).await,

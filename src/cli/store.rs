@@ -93,7 +93,8 @@ fn verify(common: &Common) -> Result<ExitCode, Failure> {
 fn salvage(common: &Common) -> Result<ExitCode, Failure> {
     let dir = state_dir(common)?;
     say("reading the store …");
-    match heal::make_sound(&program()?, &dir).map_err(Failure::new)? {
+    let mut progress = |done, of| say(&format!("{done} of {of} rows written anew …"));
+    match heal::make_sound(&program()?, &dir, &mut progress).map_err(Failure::new)? {
         Health::Salvaged { why, what } if common.json => {
             print(
                 &json!({

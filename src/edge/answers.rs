@@ -1,5 +1,6 @@
 //! What is answered to each request: from the store and, if there is one, the running daemon.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -16,6 +17,8 @@ use crate::time::UnixMillis;
 
 /// How long an order waits to be on disk before it is answered.
 const WRITE_WAIT: Duration = Duration::from_secs(2);
+/// Every position.
+const ALL: RangeInclusive<u64> = 0..=u64::MAX;
 /// Rows read from the store at once.
 const PAGE: usize = 500;
 
@@ -52,11 +55,10 @@ pub async fn answer(store: &Store, live: Option<&Live>, request: Request) -> Res
         }
         Request::Show { id } => Ok(show(store, &id)?),
         Request::Explain { call } => Ok(explain(store, live, &call)?),
-        Request::Replay { dead, since, these, dry_run } => {
-            replay(store, live, dead, since, &these, dry_run).await
-        }
+        Request::Replay { dead, these, dry_run } => replay(store, live, dead, &these, dry_run).await,
         Request::Hold { these, held } => {
-            let (seqs, rows) = select(store, Kind::Pending, |seq, event| these.has(seq, event))?;
+            let (seqs, rows) =
+                select(store, Kind::Pending, these.reach(), |seq, event| these.has(seq, event))?;
             store.settle(seqs.iter().map(|seq| Settle::Held { seq: *seq, held }).collect()).await?;
             order(live, || Order::Held(seqs.clone(), held)).await;
             Ok(rows)
@@ -98,7 +100,7 @@ fn show(store: &Store, id: &str) -> Result<Vec<Value>, StoreError> {
         let named = |at: Seq, event: &Pending| {
             Some(at.0) == seq || event.event.call_id.as_str() == id || event.id == id
         };
-        found.extend(select(store, kind, named)?.1);
+        found.extend(select(store, kind, ALL, named)?.1);
     }
     Ok(found)
 }
@@ -122,13 +124,13 @@ async fn replay(
     store: &Store,
     live: Option<&Live>,
     dead: bool,
-    since: Option<u64>,
     these: &Selection,
     dry_run: bool,
 ) -> Result<Vec<Value>, Refusal> {
-    let (mut seqs, mut rows) = select(store, Kind::Dead, |seq, event| dead || these.has(seq, event))?;
-    let again = |event: &Pending| since.is_some_and(|since| event.happened.0 >= since);
-    let (more, told) = select(store, Kind::Delivered, |seq, event| again(event) || these.has(seq, event))?;
+    let named = |seq: Seq, event: &Pending| these.has(seq, event);
+    let reach = if dead { ALL } else { these.reach() };
+    let (mut seqs, mut rows) = select(store, Kind::Dead, reach, |seq, event| dead || named(seq, event))?;
+    let (more, told) = select(store, Kind::Delivered, these.reach(), named)?;
     seqs.extend(more);
     rows.extend(told);
     if dry_run {
@@ -143,7 +145,7 @@ async fn replay(
 async fn delete(store: &Store, live: Option<&Live>, these: &Selection) -> Result<Vec<Value>, Refusal> {
     let (mut seqs, mut rows) = (Vec::new(), Vec::new());
     for kind in [Kind::Pending, Kind::Dead, Kind::Delivered] {
-        let (more, told) = select(store, kind, |seq, event| these.has(seq, event))?;
+        let (more, told) = select(store, kind, these.reach(), |seq, event| these.has(seq, event))?;
         seqs.extend(more);
         rows.extend(told);
     }
@@ -245,15 +247,16 @@ async fn order(live: Option<&Live>, order: impl Fn() -> Order) {
 fn select(
     store: &Store,
     kind: Kind,
+    reach: RangeInclusive<u64>,
     wanted: impl Fn(Seq, &Pending) -> bool,
 ) -> Result<(Vec<Seq>, Vec<Value>), StoreError> {
     let (mut seqs, mut rows) = (Vec::new(), Vec::new());
-    each(store, kind, Seq(0), |seq, event, row| {
-        if wanted(seq, event) {
+    each(store, kind, Seq(*reach.start()), |seq, event, row| {
+        if reach.contains(&seq.0) && wanted(seq, event) {
             seqs.push(seq);
             rows.push(row);
         }
-        true
+        seq.0 < *reach.end()
     })?;
     Ok((seqs, rows))
 }

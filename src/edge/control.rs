@@ -7,6 +7,7 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -67,6 +68,16 @@ pub struct Selection {
 }
 
 impl Selection {
+    /// The positions between which they lie.
+    #[must_use]
+    pub fn reach(&self) -> RangeInclusive<u64> {
+        match (&self.call, self.seqs.iter().min(), self.seqs.iter().max()) {
+            (None, Some(first), Some(last)) => *first..=*last,
+            (None, ..) => RangeInclusive::new(1, 0),
+            (Some(_), ..) => 0..=u64::MAX,
+        }
+    }
+
     /// Whether an event is among them.
     #[must_use]
     pub fn has(&self, seq: Seq, event: &Pending) -> bool {
@@ -112,8 +123,6 @@ pub enum Request {
     Replay {
         /// Every dead letter.
         dead: bool,
-        /// Delivered events that happened at or after this moment, in ms since 1970.
-        since: Option<u64>,
         /// These, dead or delivered.
         these: Selection,
         /// Only says what would be done.

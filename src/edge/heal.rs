@@ -188,11 +188,16 @@ fn fields(stat: &str) -> impl Iterator<Item = &str> {
     stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace()
 }
 
-/// Makes the store in `state_dir` one that opens, if it can be; else opening it tells why not. Blocks.
+/// Makes the store in `state_dir` one that opens, if it can be; else opening it tells why not. Blocks; where that takes
+/// longer, `progress` is told how many rows of how many are done.
 ///
 /// # Errors
 /// If a damaged store cannot be set aside.
-pub fn make_sound(program: &Path, state_dir: &Path) -> Result<Health, StoreError> {
+pub fn make_sound(
+    program: &Path,
+    state_dir: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Health, StoreError> {
     if !store::exists(state_dir) {
         return Ok(Health::Fine(None));
     }
@@ -220,7 +225,7 @@ pub fn make_sound(program: &Path, state_dir: &Path) -> Result<Health, StoreError
                 reason = why,
                 "the store is damaged; it is set aside and begun anew with what can be read"
             );
-            let what = store::salvage(state_dir, clock::now())?;
+            let what = store::salvage(state_dir, clock::now(), progress)?;
             report(&what, began);
             Ok(Health::Salvaged { why: why.clone(), what })
         }

@@ -23,6 +23,9 @@ const CHUNK: usize = 500;
 /// Positions that are left out after a salvage: those of rows that could not be read must not be given out again.
 const SEQ_GAP: u64 = 1_000_000;
 
+/// Rows after which it is said how far a salvage has come: about a second's.
+const SAY_EVERY: u64 = 25_000;
+
 /// Damaged rows that are named.
 const EXAMPLES: usize = 10;
 
@@ -129,12 +132,17 @@ pub struct Salvaged {
 }
 
 /// Sets the store's directory aside and puts another in its place that holds what could be read of it. Blocks; a
-/// hundred thousand rows take some seconds. `now` names the directory.
+/// hundred thousand rows take some seconds, and `progress` is told now and then how many of how many are done. `now`
+/// names the directory.
 ///
 /// # Errors
 /// [`Locked`](StoreError::Locked), [`NewerFormat`](StoreError::NewerFormat) (nothing was touched),
 /// [`NotWritable`](StoreError::NotWritable), [`Io`](StoreError::Io).
-pub fn salvage(state_dir: &Path, now: UnixMillis) -> Result<Salvaged, StoreError> {
+pub fn salvage(
+    state_dir: &Path,
+    now: UnixMillis,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Salvaged, StoreError> {
     let queue = folder::queue(state_dir);
     if super::sled::is_locked(&queue) {
         return Err(StoreError::Locked { path: queue });
@@ -145,7 +153,7 @@ pub fn salvage(state_dir: &Path, now: UnixMillis) -> Result<Salvaged, StoreError
     let disk = Disk::open(&folder::part(state_dir))?;
     let (found, counted, unreadable) = match carved {
         Ok((carved, log)) => {
-            let written = write_anew(&disk, &carved, &log)?;
+            let written = write_anew(&disk, &carved, &log, progress)?;
             (written.0, written.1, None)
         }
         Err(why) => {
@@ -165,7 +173,12 @@ fn open_log(queue: &Path) -> io::Result<File> {
 }
 
 /// Writes what was carved into an empty store. Returns how much that is, and what the damaged one had counted.
-fn write_anew(disk: &Disk, carved: &Carved, log: &File) -> Result<(Counts, Option<Counts>), StoreError> {
+fn write_anew(
+    disk: &Disk,
+    carved: &Carved,
+    log: &File,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(Counts, Option<Counts>), StoreError> {
     let io = |why| StoreError::io(disk.path(), why);
     let meta = |key: &[u8]| carved.value(log, Tree::Meta, key).map_err(io);
     let format = meta(FORMAT_KEY)?.and_then(|value| migrate::format_of(&value).ok()).unwrap_or(FORMAT);
@@ -181,6 +194,7 @@ fn write_anew(disk: &Disk, carved: &Carved, log: &File) -> Result<(Counts, Optio
         homes.extend(carved.keys().filter(|(of, _)| *of == tree).map(|(_, key)| (key.clone(), tree)));
     }
     let mut ledger = Ledger { next_seq: counted.map_or(1, |l| l.next_seq), ..Ledger::default() };
+    let (mut done, mut say_at, all) = (0, SAY_EVERY, homes.len() as u64);
     let mut next = Some((Tree::Pending, Vec::new()));
     while let Some(from) = next.take() {
         let mut changes = writes(log, carved, &from, CHUNK).map_err(io)?;
@@ -201,11 +215,16 @@ fn write_anew(disk: &Disk, carved: &Carved, log: &File) -> Result<(Counts, Optio
                 Tree::Ids | Tree::State | Tree::Meta => None,
             };
             if let Some((id, seq)) = id {
+                done += 1;
                 ids.insert((Tree::Ids, id.clone()), Some(seal(Tree::Ids, &id, &seq.encode())));
             }
         }
         changes.append(&mut ids);
         disk.commit(&changes)?;
+        if done >= say_at {
+            say_at = done + SAY_EVERY;
+            progress(done, all);
+        }
     }
     ledger.next_seq += SEQ_GAP;
     disk.commit(&head(&ledger, format))?;

@@ -218,12 +218,8 @@ async fn replay(
         Ok(order) => order,
         Err(why) => return refused(why.status(), &why.body_text()),
     };
-    let request = control::Request::Replay {
-        dead: all,
-        since: None,
-        these: Selection { seqs, call: None },
-        dry_run: false,
-    };
+    let request =
+        control::Request::Replay { dead: all, these: Selection { seqs, call: None }, dry_run: false };
     match answers::answer(&site.store, Some(&site.live), request).await {
         Ok(rows) => {
             info!(events = rows.len(), "events were put back into the queue from the status page");
