@@ -8,6 +8,7 @@ mod ask;
 mod cause;
 mod check;
 mod demo;
+mod log;
 mod queue;
 mod record;
 mod run;
@@ -57,6 +58,8 @@ enum Command {
     Pause(queue::Pause),
     /// Go on posting
     Resume(queue::Pause),
+    /// How much the running daemon logs; with LEVEL, from now on so much
+    Log(log::Log),
     /// Whether the store is sound, and what can be read of a damaged one
     Store(store::Store),
     /// What would be posted for a recorded event stream: one JSON object per line
@@ -145,6 +148,7 @@ pub fn main() -> ExitCode {
         Command::Explain(call) => queue::explain(&call, common),
         Command::Pause(which) => queue::pause(&which, true, common),
         Command::Resume(which) => queue::pause(&which, false, common),
+        Command::Log(log) => log::run(&log, common),
         Command::Store(store) => store::run(&store, common),
         Command::Trace(trace) => trace::run(&trace, common),
         Command::Record(record) => record::run(&record, common),

@@ -32,7 +32,13 @@ pub(super) struct RawConfig {
     pub(super) causes: Vec<(Given<String>, Given<String>)>,
     pub(super) agents: Vec<RawAgent>,
     pub(super) queues: Vec<RawQueue>,
-    pub(super) log_level: Option<Given<String>>,
+    pub(super) log: RawLog,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct RawLog {
+    pub(super) level: Option<Given<String>>,
+    pub(super) format: Option<Given<String>>,
 }
 
 /// Where a table stands: what a fault says about a key that it lacks.
@@ -189,8 +195,12 @@ fn config(s: &mut Section<'_, '_>) -> RawConfig {
         causes: s.table("causes", |s| s.pairs()),
         agents: s.tables("agent", agent),
         queues: s.tables("queue", queue),
-        log_level: s.table("log", |s| s.text("level")),
+        log: s.table("log", log),
     }
+}
+
+fn log(s: &mut Section<'_, '_>) -> RawLog {
+    RawLog { level: s.text("level"), format: s.text("format") }
 }
 
 fn switch(s: &mut Section<'_, '_>) -> RawSwitch {
