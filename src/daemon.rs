@@ -349,7 +349,7 @@ async fn listen(config: Option<&AdminConfig>) -> Option<admin::Server> {
     match admin::listen(*listen, host.clone()).await {
         Ok(page) => Some(page),
         Err(why) => {
-            error!(address = %listen, reason = %why, "no status page, metrics and health: this address cannot be had");
+            error!(name: "page_missing", address = %listen, reason = %why, "no status page, metrics and health: this address cannot be had");
             None
         }
     }
