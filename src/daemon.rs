@@ -222,14 +222,14 @@ impl Daemon {
         while self.drains.join_next().await.is_some() {}
         joined("control", self.control.await);
         self.store.close().await?;
-        info!("stopped");
+        info!(name: "stopped", "stopped");
         Ok(())
     }
 }
 
 fn joined(name: &str, end: Result<(), tokio::task::JoinError>) {
     if let Err(why) = end {
-        error!(task = name, reason = %why, "a task was lost");
+        error!(name: "task_lost", task = name, reason = %why, "a task was lost");
     }
 }
 
@@ -336,7 +336,7 @@ fn serve(
         match socket {
             Ok(socket) => socket.serve(store, live, stop).await,
             Err(why) => {
-                warn!(reason = %why, "no control socket: status and queue only work while the daemon is stopped");
+                warn!(name: "control_socket_missing", reason = %why, "no control socket: status and queue only work while the daemon is stopped");
             }
         }
     })
@@ -349,7 +349,7 @@ async fn listen(config: Option<&AdminConfig>) -> Option<admin::Server> {
     match admin::listen(*listen, host.clone()).await {
         Ok(page) => Some(page),
         Err(why) => {
-            error!(address = %listen, reason = %why, "no status page, metrics and health: this address cannot be had");
+            error!(name: "page_missing", address = %listen, reason = %why, "no status page, metrics and health: this address cannot be had");
             None
         }
     }

@@ -89,6 +89,7 @@ fn every_value_is_checked_and_every_remedy_said() {
         ("[causes]\nUSER_BUSY = \"Busy\"", "2: causes.USER_BUSY", "\"Busy\" is not known", "did you mean busy?"),
         ("[log]\nlevel = \"inof\"", "2: log.level", "\"inof\" is no log level", "error, warn, info"),
         ("[log]\nlevel = \"info,freeswitch_zammad=loud\"", "2: log.level", "cannot be read", "MODULE=LEVEL"),
+        ("[log]\nformat = \"xml\"", "2: log.format", "\"xml\" is not known", "auto, journald, json, plain"),
         ("[log]\nlevel = 3", "2: log.level", "is a number", "a text in quotes"),
         ("[causes]\nUSER_BUSY = 17", "2: causes.USER_BUSY", "is a number", "a text in quotes"),
         // People and queues.
@@ -191,7 +192,7 @@ fn unknown_keys_are_refused_in_every_table_with_the_nearest_known_one() {
         ("[[zammad]]\nverify_ssl = false", "2: zammad[0].verify_ssl", "did you mean tls?"),
         ("[delivery]\nlate_after_sec = 1", "2: delivery.late_after_sec", "did you mean late_after_s?"),
         ("[calls]\ninteral = true", "2: calls.interal", "did you mean internal?"),
-        ("[log]\nformat = \"json\"", "2: log.format", "known here: level"),
+        ("[log]\ncolour = \"red\"", "2: log.colour", "known here: level, format"),
         ("[[agent]]\nusername = \"a\"", "2: agent[0].username", "known here: extension, user, number"),
         ("[[queue]]\nNumber = \"1\"", "2: queue[0].Number", "did you mean number?"),
     ] {

@@ -258,7 +258,7 @@ impl World {
     fn act(&mut self) {
         while let Some(output) = self.schedule.poll_output(self.now) {
             match output {
-                Output::Post { seq, body, guarded } => {
+                Output::Post { seq, call_id: _, body, guarded } => {
                     if guarded {
                         self.store.get_mut(&seq).unwrap().attempted = true;
                     }
@@ -269,7 +269,7 @@ impl World {
                     let outcome = self.probe();
                     self.fly(None, None, Landing::Probe(outcome));
                 }
-                Output::Settle { seq, fate } => {
+                Output::Settle { seq, call_id: _, fate } => {
                     self.store.remove(&seq).unwrap();
                     assert!(self.fates.insert(seq, fate).is_none(), "seed {}: settled twice", self.seed);
                 }

@@ -1,7 +1,8 @@
 //! What is logged, whatever comes by: at INFO and above no telephone number and no name of a caller, and at no level
 //! the token, the REST token or the password.
 //!
-//! Every recording is played, in two wirings: what the code says, before anything is masked, and what is written.
+//! Every recording is played, in two wirings: what the code says, before anything is masked, and what is written, in
+//! each of its looks.
 //! Alone in its file: the subscriber is the whole process's.
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
@@ -16,11 +17,12 @@ use std::sync::{Arc, Mutex};
 
 use freeswitch_zammad::config::{Config, Secret};
 use freeswitch_zammad::daemon::Daemon;
-use freeswitch_zammad::edge::log;
+use freeswitch_zammad::edge::log::{self, Look};
 use freeswitch_zammad::sim::recording::Recording;
 use freeswitch_zammad::sim::switch::{self, Disconnect, Switch};
 use freeswitch_zammad::sim::zammad::{self, Answer, Fault, Routing, Zammad};
 use road::{Road, config, drained, renamed, until, within};
+use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -36,12 +38,19 @@ const NUMBER_MIN: usize = 6;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_number_no_name_and_no_secret_is_logged() {
     let secrets = [PASSWORD, TOKEN, REST_TOKEN].map(str::to_owned).to_vec();
-    let (said, written) = (Lines::default(), Lines::default());
+    let said = Lines::default();
+    let looks = [Look::Plain { colours: false, time: false }, Look::Json, Look::Journal];
+    let written: Vec<Lines> = looks.iter().map(|_| Lines::default()).collect();
+    let layers = looks.iter().zip(&written).map(|(look, to)| {
+        let to = to.clone();
+        log::layer(move |entry: &[u8]| to.add(entry), *look, secrets.clone()).boxed()
+    });
+    let layers: Vec<_> = layers.collect();
     let plain = tracing_subscriber::fmt::layer().with_ansi(false).without_time().with_writer(said.clone());
     tracing_subscriber::registry()
         .with(tracing_subscriber::filter::LevelFilter::TRACE)
         .with(plain)
-        .with(log::layer(written.clone(), secrets, false, false))
+        .with(layers)
         .init();
     let mut road = Road {
         switch: Switch::start(switch::Settings { password: PASSWORD.into(), ..Default::default() }).unwrap(),
@@ -65,7 +74,8 @@ async fn no_number_no_name_and_no_secret_is_logged() {
     road.zammad.stop().await;
     daemon.stop().await.unwrap();
 
-    let (said, written) = (said.text(), written.text());
+    let said = said.text();
+    let written: Vec<String> = written.iter().map(Lines::text).collect();
     for happened in [
         "listening to the switch",
         "no link to the switch",
@@ -79,10 +89,16 @@ async fn no_number_no_name_and_no_secret_is_logged() {
         "delivered",
         "stopped",
     ] {
-        assert!(said.contains(happened) && written.contains(happened), "{happened:?} did not happen");
+        for (look, text) in [&said].into_iter().chain(&written).enumerate() {
+            assert!(text.contains(happened), "{happened:?} did not happen, or is not in look {look}");
+        }
     }
+    let counts: Vec<usize> = written.iter().map(|text| text.lines().count()).collect();
+    assert!(counts.iter().all(|count| *count == counts[0]), "each look has every event: {counts:?}");
+    one_call_can_be_picked_out(&written[1]);
     // Our own words need no mask; those of others get one.
-    for (what, text) in [("said", &ours), ("written", &written)] {
+    let written = [("as plain", &written[0]), ("as JSON", &written[1]), ("to the journal", &written[2])];
+    for (what, text) in [("said", &ours)].into_iter().chain(written) {
         let for_all: Vec<&str> = text.lines().filter(|line| is_for_all(line)).collect();
         assert!(for_all.len() > 50, "{what}: {} lines", for_all.len());
         for line in for_all {
@@ -93,11 +109,8 @@ async fn no_number_no_name_and_no_secret_is_logged() {
         }
     }
     assert!(said.lines().any(|line| is_for_all(line) && has_number(line)), "nothing was there to be masked");
-    for (what, text) in [("said", &said), ("written", &written)] {
-        assert!(
-            text.lines().any(|line| line.trim_start().starts_with("TRACE")),
-            "{what}: not everything was heard"
-        );
+    for (what, text) in [("said", &said)].into_iter().chain(written) {
+        assert!(text.lines().any(|line| level_of(line) == "TRACE"), "{what}: not everything was heard");
         for line in text.lines() {
             for secret in [PASSWORD, TOKEN, REST_TOKEN] {
                 assert!(!line.contains(secret), "{secret} was {what}: {line}");
@@ -262,7 +275,44 @@ fn names_in(recording: &Recording) -> BTreeSet<String> {
 }
 
 fn is_for_all(line: &str) -> bool {
-    ["INFO", "WARN", "ERROR"].iter().any(|level| line.trim_start().starts_with(level))
+    ["INFO", "WARN", "ERROR"].contains(&level_of(line))
+}
+
+/// In whichever look.
+fn level_of(line: &str) -> &str {
+    if let Some((_, rest)) = line.split_once("\"level\":\"") {
+        return rest.split('"').next().unwrap();
+    }
+    if let Some((_, rest)) = line.split_once(" PRIORITY=") {
+        return match rest.as_bytes()[0] {
+            b'3' => "ERROR",
+            b'4' => "WARN",
+            b'6' => "INFO",
+            // The journal has no finer level.
+            _ => "TRACE",
+        };
+    }
+    line.split_ascii_whitespace().next().unwrap_or_default()
+}
+
+/// Whoever asks for the lines of a call gets them: each delivery and each dead letter names it in a field of its own.
+fn one_call_can_be_picked_out(json: &str) {
+    let lines: Vec<serde_json::Value> =
+        json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for event in ["event_delivered", "event_dead", "event_told"] {
+        let about: Vec<_> = lines.iter().filter(|line| line["event"] == event).collect();
+        assert!(!about.is_empty(), "no {event}");
+        for line in about {
+            assert!(line["call"].as_str().is_some_and(|call| !call.is_empty()), "{line}");
+        }
+    }
+    let a_call = lines.iter().find(|line| line["event"] == "event_told").unwrap()["call"].clone();
+    let its: Vec<&str> = lines
+        .iter()
+        .filter(|line| line["call"] == a_call)
+        .filter_map(|line| line["event"].as_str())
+        .collect();
+    assert!(its.contains(&"event_told") && its.contains(&"event_delivered"), "{its:?}");
 }
 
 /// Whether digits stand in a row as in a number. Those of a UUID are none.
@@ -294,6 +344,14 @@ fn is_uuid(bytes: &[u8]) -> bool {
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Lines {
+    /// An entry, which becomes one line.
+    fn add(&self, entry: &[u8]) {
+        let text = String::from_utf8_lossy(entry);
+        let mut all = self.0.lock().unwrap();
+        all.extend_from_slice(text.trim_end().replace('\n', " ").as_bytes());
+        all.push(b'\n');
+    }
+
     fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }

@@ -122,7 +122,17 @@ mod invariants {
         let told = |all: &Value| all["queue"]["delivered_kept"] == 3 && all["queue"]["dead"] == 0;
         web.until("all is told", "/api/status", |reply| told(&reply.json())).await;
 
+        let mut looking = view(&web, "/api/live?reveal=1", &session).await;
+        looking.read_line(&mut String::new()).await.unwrap();
         assert_eq!(web.post("/api/session/end", &json!({}), &session).await.status, 200);
+        // Who looks on is let go too; the connection is kept for another request, as the end of a stream is none of its own.
+        let mut seen = String::new();
+        within("the stream ends", async {
+            while !seen.ends_with("\r\n0\r\n") {
+                assert!(looking.read_line(&mut seen).await.unwrap() > 0, "{seen}");
+            }
+        })
+        .await;
         assert_eq!(web.post("/api/replay", &all, &session).await.status, 401);
     }
 
@@ -216,7 +226,9 @@ mod known_errors {
         // Beyond them: closed at once.
         let mut more = TcpStream::connect(web.address).await.unwrap();
         let mut said = Vec::new();
-        let _ = within("it is closed", more.read_to_end(&mut said)).await;
+        // Long before the ten seconds that a silent one is waited for.
+        let closed = tokio::time::timeout(Duration::from_secs(5), more.read_to_end(&mut said)).await;
+        assert!(closed.is_ok(), "there is room for more than {CONNECTIONS_MAX}");
         assert_eq!(said, b"");
         // Calls are told meanwhile.
         let call = web.begin("in_answered_caller_hangs_up", "one");

@@ -9,7 +9,9 @@ mod calls;
 mod cause;
 mod check;
 mod demo;
+mod log;
 mod page;
+mod pages;
 mod queue;
 mod record;
 mod run;
@@ -22,6 +24,7 @@ use std::fmt::Display;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,9 +35,21 @@ use crate::edge::process;
 /// Exit code for faults that only a person can mend: `EX_CONFIG` of sysexits.h.
 pub const EX_CONFIG: u8 = 78;
 
+/// The program's name.
+const NAME: &str = "freeswitch-zammad";
+
+/// The package's version, and the commit that it was built from where the build was told one.
+fn version() -> &'static str {
+    static VERSION: OnceLock<String> = OnceLock::new();
+    VERSION.get_or_init(|| match option_env!("GIT_COMMIT") {
+        Some(commit) => format!("{} ({commit})", env!("CARGO_PKG_VERSION")),
+        None => env!("CARGO_PKG_VERSION").to_owned(),
+    })
+}
+
 /// Tells Zammad about the calls on a FreeSWITCH: who calls, who answered, which were missed.
 #[derive(Parser)]
-#[command(version, about, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = NAME, version = version(), about, max_term_width = 100, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -66,6 +81,8 @@ enum Command {
     Pause(queue::Pause),
     /// Go on posting
     Resume(queue::Pause),
+    /// How much the running daemon logs; with LEVEL, from now on so much
+    Log(log::Log),
     /// Whether the store is sound, and what can be read of a damaged one
     Store(store::Store),
     /// What would be posted for a recorded event stream: one JSON object per line
@@ -74,6 +91,9 @@ enum Command {
     Record(record::Record),
     /// The hangup causes and what they become
     Cause(cause::Cause),
+    /// Write the manual pages and the shells' completions, for a package
+    #[command(hide = true)]
+    Pages(pages::Pages),
 }
 
 #[derive(Args, Clone)]
@@ -160,10 +180,12 @@ pub fn main() -> ExitCode {
         Command::Explain(call) => queue::explain(&call, common),
         Command::Pause(which) => queue::pause(&which, true, common),
         Command::Resume(which) => queue::pause(&which, false, common),
+        Command::Log(log) => log::run(&log, common),
         Command::Store(store) => store::run(&store, common),
         Command::Trace(trace) => trace::run(&trace, common),
         Command::Record(record) => record::run(&record, common),
         Command::Cause(cause) => cause::run(&cause, common),
+        Command::Pages(pages) => pages::run(&pages),
     };
     match done {
         Ok(code) => code,

@@ -26,12 +26,13 @@ pub(super) fn run(common: &Common) -> Result<ExitCode, Failure> {
     let private = process::keep_memory_private();
     let loaded = common.load(Needs::Everything)?;
     let secrets = log::secrets_of(&loaded.config);
-    log::start(loaded.config.log.level.as_str(), secrets).map_err(Failure::permanent)?;
+    let said = &loaded.config.log;
+    log::start(said.level.as_str(), said.format, secrets).map_err(Failure::permanent)?;
     if let Err(why) = private {
-        tracing::warn!(reason = %why, "this process's memory is open to others of its user");
+        tracing::warn!(name: "memory_open", reason = %why, "this process's memory is open to others of its user");
     }
     for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(name: "config_warning", "{warning}");
     }
     runtime()?.block_on(run_until_stopped(common, loaded.config))
 }
@@ -49,7 +50,7 @@ async fn run_until_stopped(common: &Common, config: Config) -> Result<ExitCode, 
         () = &mut stop => return Ok(ExitCode::SUCCESS),
     };
     heal::running(&state_dir);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
+    tracing::info!(name: "started", version = env!("CARGO_PKG_VERSION"), "started");
     systemd::tell(&[NotifyState::Ready]);
     let stopping = CancellationToken::new();
     let told = systemd::keep_told(
@@ -106,40 +107,42 @@ async fn reload(common: &Common, daemon: &mut Daemon) {
         Ok(Ok(loaded)) => loaded,
         Ok(Err(why)) => {
             for fault in &why.faults {
-                tracing::error!(%fault, "the configuration has a fault");
+                tracing::error!(name: "config_fault", %fault, "the configuration has a fault");
             }
             tracing::error!(
+                name: "reload_refused",
                 faults = why.faults.len(),
                 "not reloaded: the configuration that was read before stays in use"
             );
             return;
         }
         Err(why) => {
-            tracing::error!(reason = %why, "not reloaded: the configuration could not be read");
+            tracing::error!(name: "configuration_unreadable", reason = %why, "not reloaded: the configuration could not be read");
             return;
         }
     };
     // Before anybody can word them.
     log::add_secrets(log::secrets_of(&loaded.config));
     for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(name: "config_warning", "{warning}");
     }
     let level = loaded.config.log.level.clone();
     match daemon.reload(loaded.config).await {
         Ok(stays) => {
             for what in &stays {
                 tracing::warn!(
+                    name: "restart_needed",
                     what,
                     "this part of the configuration needs a restart: systemctl restart freeswitch-zammad"
                 );
             }
             if let Err(why) = log::set_level(level.as_str()) {
-                tracing::error!(reason = why, "the log level stays as it was");
+                tracing::error!(name: "log_level_kept", reason = why, "the log level stays as it was");
             }
-            tracing::info!(left_out = stays.len(), "reloaded: the configuration is in use");
+            tracing::info!(name: "reloaded", left_out = stays.len(), "reloaded: the configuration is in use");
         }
         Err(why) => {
-            tracing::error!(reason = %why, "not reloaded: the configuration that was read before stays in use")
+            tracing::error!(name: "reload_refused", reason = %why, "not reloaded: the configuration that was read before stays in use")
         }
     }
 }
@@ -173,7 +176,7 @@ async fn start(config: Config) -> Result<Daemon, Failure> {
             Err(daemon::Failure::Store(why @ StoreError::Io { .. })) => {
                 let why = why.to_string();
                 if said.as_ref() != Some(&why) {
-                    tracing::error!(reason = why, "the store cannot be opened yet; it is tried again");
+                    tracing::error!(name: "store_waits", reason = why, "the store cannot be opened yet; it is tried again");
                     systemd::tell(&[NotifyState::Status(&format!(
                         "waiting for the disk: {}",
                         mask::numbers(&why)

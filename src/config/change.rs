@@ -20,9 +20,13 @@ impl Config {
             causes,
             agents,
             queues,
-            log,
+            mut log,
             admin,
         } = new;
+        if log.format != self.log.format {
+            stays.push("log.format stays as it is".to_owned());
+            log.format = self.log.format;
+        }
         if state_dir != self.state_dir {
             stays.push(format!("state_dir stays {}", self.state_dir.display()));
         }

@@ -18,7 +18,9 @@ use super::raw::{
 };
 use super::secret::Password;
 use super::values::{Address, CauseName, Extension, LogLevel, Number, SwitchName, ZammadName};
-use super::{Agent, Calls, Config, CtiUrl, Delivery, Log, QueueName, SwitchConfig, WhenFull, ZammadConfig};
+use super::{
+    Agent, Calls, Config, CtiUrl, Delivery, Log, LogFormat, QueueName, SwitchConfig, WhenFull, ZammadConfig,
+};
 use crate::call::cause::{ROWS, find};
 use crate::call::leg::{Side, Way};
 use crate::call::number::{Country, UnknownCountry};
@@ -66,7 +68,8 @@ pub(super) fn config(raw: RawConfig, report: &mut Report) -> Option<Config> {
     let agents = every(raw.agents.into_iter().map(|raw| agent(raw, &mut extensions, report)));
     let mut numbers = Seen::new("write each called number once");
     let queues = every(raw.queues.into_iter().map(|raw| queue(raw, &mut numbers, report)));
-    let log_level = log_level(raw.log_level.as_ref(), report);
+    let log_level = log_level(raw.log.level.as_ref(), report);
+    let log_format = log_format(raw.log.format.as_ref(), report);
     let admin = admin::admin(&raw.admin, report);
 
     Some(Config {
@@ -83,7 +86,7 @@ pub(super) fn config(raw: RawConfig, report: &mut Report) -> Option<Config> {
         causes: causes?,
         agents: agents?,
         queues: queues?,
-        log: Log { level: log_level? },
+        log: Log { level: log_level?, format: log_format? },
         admin: admin?,
     })
 }
@@ -112,6 +115,19 @@ fn log_level(given: Option<&Given<String>>, report: &mut Report) -> Option<LogLe
     match given {
         Some(given) => parse(given, "log.level", report),
         None => DEFAULT_LOG_LEVEL.parse().ok(),
+    }
+}
+
+fn log_format(given: Option<&Given<String>>, report: &mut Report) -> Option<LogFormat> {
+    let formats = [
+        ("auto", LogFormat::Auto),
+        ("journald", LogFormat::Journald),
+        ("json", LogFormat::Json),
+        ("plain", LogFormat::Plain),
+    ];
+    match given {
+        Some(given) => one_of(given, "log.format", &formats, report),
+        None => Some(LogFormat::Auto),
     }
 }
 

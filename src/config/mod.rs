@@ -269,6 +269,22 @@ pub struct QueueName {
 pub struct Log {
     /// Which lines are written.
     pub level: LogLevel,
+    /// How they look.
+    pub format: LogFormat,
+}
+
+/// How log lines look, and where they go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// systemd's journal with a field for each thing that is said, where standard error goes there; else plain lines.
+    #[default]
+    Auto,
+    /// systemd's journal.
+    Journald,
+    /// One JSON object on a line, on standard error.
+    Json,
+    /// Lines for people, on standard error.
+    Plain,
 }
 
 /// Where the daemon shows itself over HTTP: status page, metrics, health.

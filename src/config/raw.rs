@@ -32,8 +32,14 @@ pub(super) struct RawConfig {
     pub(super) causes: Vec<(Given<String>, Given<String>)>,
     pub(super) agents: Vec<RawAgent>,
     pub(super) queues: Vec<RawQueue>,
-    pub(super) log_level: Option<Given<String>>,
+    pub(super) log: RawLog,
     pub(super) admin: RawAdmin,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct RawLog {
+    pub(super) level: Option<Given<String>>,
+    pub(super) format: Option<Given<String>>,
 }
 
 /// Where a table stands: what a fault says about a key that it lacks.
@@ -197,9 +203,13 @@ fn config(s: &mut Section<'_, '_>) -> RawConfig {
         causes: s.table("causes", |s| s.pairs()),
         agents: s.tables("agent", agent),
         queues: s.tables("queue", queue),
-        log_level: s.table("log", |s| s.text("level")),
+        log: s.table("log", log),
         admin: s.table("admin", admin),
     }
+}
+
+fn log(s: &mut Section<'_, '_>) -> RawLog {
+    RawLog { level: s.text("level"), format: s.text("format") }
 }
 
 fn switch(s: &mut Section<'_, '_>) -> RawSwitch {

@@ -96,7 +96,7 @@ impl Acceptor {
         events.truncate(room);
         self.next.events.append(&mut events);
         if lost > 0 && self.lost == 0 {
-            warn!(max = UNACCEPTED_MAX, "the disk has refused for too long; events are lost from now on");
+            warn!(name: "memory_full", max = UNACCEPTED_MAX, "the disk has refused for too long; events are lost from now on");
         }
         self.lost += lost as u64;
         self.begin();
@@ -122,7 +122,7 @@ impl Acceptor {
     pub(super) async fn done(&mut self) -> Result<Done, StoreError> {
         let Some(under_way) = &mut self.under_way else { return std::future::pending().await };
         let done = under_way.await.unwrap_or_else(|why: JoinError| {
-            tracing::error!(reason = %why, "a transaction was lost");
+            tracing::error!(name: "transaction_lost", reason = %why, "a transaction was lost");
             Err(StoreError::Closed)
         });
         self.under_way = None;

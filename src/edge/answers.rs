@@ -4,10 +4,12 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tracing::info;
 
 use super::clock;
 use super::control::{Kind, Live, Request, Selection};
 use super::drain::Order;
+use super::log;
 use super::pauses;
 use super::rows;
 use super::status::{self, Seen};
@@ -65,6 +67,7 @@ pub async fn answer(store: &Store, live: Option<&Live>, request: Request) -> Res
         }
         Request::Delete { these } => delete(store, live, &these).await,
         Request::Pause { zammad, paused } => pause(store, live, zammad.as_deref(), paused).await,
+        Request::Log { level } => log_level(live, level),
         Request::Waiting { first, last } => {
             let mut waiting = 0_u64;
             each(store, Kind::Pending, Seq(first), |seq, _, _| {
@@ -189,6 +192,21 @@ async fn pause(
 #[must_use]
 pub fn unknown_zammad<'a>(known: impl Iterator<Item = &'a str>) -> String {
     format!("no Zammad is called so; there is {}", known.collect::<Vec<_>>().join(", "))
+}
+
+fn log_level(live: Option<&Live>, level: Option<String>) -> Result<Vec<Value>, Refusal> {
+    if live.is_none() {
+        let why = "the daemon is not running, so it logs nothing; write [log] level for its next start";
+        return Err(Refusal::Senseless(why.into()));
+    }
+    let before = match &level {
+        Some(level) => Some(log::set_level(level).map_err(Refusal::Senseless)?),
+        None => None,
+    };
+    if let Some(level) = &level {
+        info!(name: "log_level_set", level, before, "the log level was changed by an operator");
+    }
+    Ok(vec![json!({ "level": log::level(), "before": before })])
 }
 
 async fn import(store: &Store, live: Option<&Live>, given: &[Value]) -> Result<Vec<Value>, Refusal> {

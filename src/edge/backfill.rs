@@ -244,7 +244,7 @@ impl Backfill {
                         }
                         Ok(false) => job = Some(at_work),
                         Err(why) => {
-                            debug!(switch = self.name, reason = %why, "the store cannot be asked what was told");
+                            debug!(name: "backfill_delayed", switch = self.name, reason = %why, "the store cannot be asked what was told");
                             at_work.due = clock::now().after(AGAIN);
                             job = Some(at_work);
                         }
@@ -266,7 +266,7 @@ impl Backfill {
         let change =
             StateChange { key: format!("{PREFIX}{}", self.name), value: Some(at.0.to_string().into_bytes()) };
         if let Err(why) = self.store.accept(Accepting { events: vec![], state: vec![change] }).await {
-            debug!(switch = self.name, reason = %why, "when the switch was heard could not be noted");
+            debug!(name: "heard_unnoted", switch = self.name, reason = %why, "when the switch was heard could not be noted");
         }
     }
 
@@ -323,9 +323,10 @@ impl Backfill {
                 state.why = Some(format!("{}: {why}", path.display()));
             }
         });
-        info!(switch = self.name, files, calls, skipped, "read what happened while nobody listened");
+        info!(name: "backfill_done", switch = self.name, files, calls, skipped, "read what happened while nobody listened");
         if untold > 0 {
             warn!(
+                name: "backfill_lost",
                 switch = self.name,
                 calls = untold,
                 "calls that nobody heard could not be queued and are lost"
@@ -333,12 +334,14 @@ impl Backfill {
         }
         if skipped > 0 {
             warn!(
+                name: "records_unreadable",
                 switch = self.name,
                 skipped, "call detail records cannot be read; `status` names one and says why"
             );
         }
         if job.left_out > 0 {
             warn!(
+                name: "records_too_many",
                 switch = self.name,
                 left_out = job.left_out,
                 "more call detail records than are taken at once: the oldest calls are not told"
@@ -361,7 +364,7 @@ impl Backfill {
             let why =
                 format!("{why}; is it there, and may the daemon read it (SupplementaryGroups in the unit)?");
             if self.state.borrow().why.as_ref() != Some(&why) {
-                warn!(switch = self.name, dir = %self.dir.display(), reason = why, "cdr_dir cannot be read");
+                warn!(name: "records_missing", switch = self.name, dir = %self.dir.display(), reason = why, "cdr_dir cannot be read");
                 self.state.send_modify(|state| state.why = Some(why));
             }
         }
@@ -390,7 +393,7 @@ impl Backfill {
                     }
                     // It may be in the middle of being written, and is looked at again.
                     Err(why) => {
-                        debug!(switch = self.name, file = %path.display(), reason = why, "no record");
+                        debug!(name: "record_unreadable", switch = self.name, file = %path.display(), reason = why, "no record");
                         job.failed.insert(path, why);
                     }
                 }

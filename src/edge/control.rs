@@ -147,6 +147,11 @@ pub enum Request {
         /// Whether it stops.
         paused: bool,
     },
+    /// How much the daemon logs; from now on so much, if a level is given. Holds until it is started again or reloaded.
+    Log {
+        /// As `[log] level`.
+        level: Option<String>,
+    },
     /// How many events of a stretch of the queue still wait, positions inclusive.
     Waiting {
         /// The first position.
@@ -255,7 +260,7 @@ impl Socket {
                 accepted = listener.accept() => match accepted {
                     Ok(accepted) => accepted,
                     Err(why) => {
-                        warn!(reason = %why, "the control socket fails");
+                        warn!(name: "control_socket_failed", reason = %why, "the control socket fails");
                         tokio::time::sleep(Duration::from_secs(1)).await;
                         continue;
                     }
@@ -272,8 +277,10 @@ impl Socket {
                 };
                 match tokio::time::timeout(PATIENCE, talk).await {
                     Ok(Ok(())) => {}
-                    Ok(Err(why)) => debug!(reason = %why, "a control client went away"),
-                    Err(_) => debug!("a control client was too slow"),
+                    Ok(Err(why)) => {
+                        debug!(name: "control_client_gone", reason = %why, "a control client went away")
+                    }
+                    Err(_) => debug!(name: "control_client_slow", "a control client was too slow"),
                 }
             });
         }
@@ -311,7 +318,7 @@ fn bind(state_dir: &Path, path: &Path) -> io::Result<(UnixListener, u32)> {
 fn admit(stream: &UnixStream, owner: u32, room: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, String> {
     let uid = stream.peer_cred().map_err(|why| format!("it cannot be told who asks: {why}"))?.uid();
     if uid != owner && uid != 0 {
-        warn!(uid, "another user asked at the control socket and was refused");
+        warn!(name: "control_client_refused", uid, "another user asked at the control socket and was refused");
         return Err(format!(
             "user {uid} may not ask this daemon: ask as user {owner}, whom it runs as, or as root"
         ));

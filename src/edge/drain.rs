@@ -153,7 +153,7 @@ impl Drain {
                 Woken::Order(Some(order)) => self.obey(&mut schedule, order, now),
                 Woken::Finished(Some(Ok(finished))) => self.finished(&mut schedule, finished, now),
                 Woken::Finished(Some(Err(why))) => {
-                    error!(zammad = self.name, reason = %why, "a job was lost")
+                    error!(name: "job_lost", zammad = self.name, reason = %why, "a job was lost")
                 }
                 Woken::Finished(None) | Woken::Due | Woken::Tick => {}
                 Woken::Stop | Woken::Accepted(None) | Woken::Order(None) => open = false,
@@ -227,14 +227,14 @@ impl Drain {
         now: UnixMillis,
     ) {
         match output {
-            Output::Post { seq, body, guarded } => {
+            Output::Post { seq, call_id, body, guarded } => {
                 let (client, store, took) = (self.client.clone(), self.store.clone(), self.took.clone());
                 if guarded {
                     // What is begun anew here must not be taken back there.
                     settles
                         .retain(|s| !matches!(s, Settle::Unattempted { seq: Seq(taken) } if *taken == seq));
                 }
-                let span = tracing::debug_span!("post", zammad = self.name, seq);
+                let span = self.span(&call_id);
                 let job = async move {
                     if guarded {
                         let attempt = Settle::Attempt { seq: Seq(seq), at: now };
@@ -250,8 +250,9 @@ impl Drain {
                 jobs.spawn(job.instrument(span));
             }
             Output::Look { seq, call_id } => {
-                let client = self.client.clone();
-                jobs.spawn(async move { Finished::Looked(seq, client.look(call_id.as_str()).await) });
+                let (client, span) = (self.client.clone(), self.span(&call_id));
+                let job = async move { Finished::Looked(seq, client.look(call_id.as_str()).await) };
+                jobs.spawn(job.instrument(span));
             }
             Output::Blocked { call_id } => {
                 if let Some(end) = &self.end_blocked {
@@ -264,7 +265,10 @@ impl Drain {
                 let client = self.client.clone();
                 jobs.spawn(async move { Finished::Probed(client.probe().await) });
             }
-            Output::Settle { seq, fate } => settles.push(self.settle(Seq(seq), fate, now)),
+            Output::Settle { seq, call_id, fate } => {
+                let settle = self.span(&call_id).in_scope(|| self.settle(Seq(seq), fate, now));
+                settles.push(settle);
+            }
             Output::Unguard { seq } => settles.push(Settle::Unattempted { seq: Seq(seq) }),
             Output::Load { from, limit } => {
                 let (store, name) = (self.store.clone(), self.name.clone());
@@ -273,18 +277,24 @@ impl Drain {
                     Finished::Loaded(read.unwrap_or(Err(StoreError::Closed)))
                 });
             }
-            Output::Link(Link::Up) => info!(zammad = self.name, "Zammad answers"),
+            Output::Link(Link::Up) => info!(name: "zammad_up", zammad = self.name, "Zammad answers"),
             Output::Link(Link::Away { why, .. }) => {
-                warn!(zammad = self.name, reason = why, "Zammad is away; events wait");
+                warn!(name: "zammad_away", zammad = self.name, reason = why, "Zammad is away; events wait");
             }
             Output::Link(Link::Misconfigured { why, .. }) => {
                 error!(
+                    name: "zammad_misconfigured",
                     zammad = self.name,
                     reason = why,
                     "Zammad takes no events until this is mended; they wait"
                 );
             }
         }
+    }
+
+    /// Around all that is said of a call.
+    fn span(&self, call: &CallId) -> tracing::Span {
+        tracing::error_span!("call", zammad = self.name, call = call.as_str())
     }
 
     fn settle(&self, seq: Seq, fate: Fate, at: UnixMillis) -> Settle {
@@ -294,12 +304,12 @@ impl Drain {
                     Done::Accepted => None,
                     Done::AlreadyKnown => Some("Zammad knew the call already".to_owned()),
                     Done::Rejected { reason } => {
-                        info!(zammad = self.name, seq = seq.0, "the caller is on Zammad's block list");
+                        info!(name: "caller_blocked", seq = seq.0, "the caller is on Zammad's block list");
                         Some(format!("on Zammad's block list ({reason})"))
                     }
                     Done::Dial { .. } => Some("Zammad's routing table names a caller id".to_owned()),
                 };
-                debug!(zammad = self.name, seq = seq.0, "delivered");
+                debug!(name: "event_delivered", seq = seq.0, "delivered");
                 Settle::Delivered { seq, at, note }
             }
             Fate::LeftAlone => Settle::Delivered {
@@ -308,12 +318,12 @@ impl Drain {
                 note: Some("not sent again: Zammad still has the call".to_owned()),
             },
             Fate::Dropped(why) => {
-                warn!(zammad = self.name, seq = seq.0, reason = why, "an event is not told");
+                warn!(name: "event_dropped", seq = seq.0, reason = why, "an event is not told");
                 Settle::Delivered { seq, at, note: Some(format!("not sent: {why}")) }
             }
             Fate::Ambiguous(why) => {
                 warn!(
-                    zammad = self.name,
+                    name: "hangup_ambiguous",
                     seq = seq.0,
                     reason = why,
                     "a missed call's hangup may or may not have arrived; repeating it could take the missed mark back, so it is left"
@@ -323,7 +333,7 @@ impl Drain {
             Fate::Dead(story) => {
                 let reason = story.lines().last().unwrap_or_default();
                 error!(
-                    zammad = self.name,
+                    name: "event_dead",
                     seq = seq.0,
                     reason,
                     "an event will not be accepted; kept as a dead letter"
@@ -355,15 +365,15 @@ impl Drain {
             Finished::Probed(outcome) => schedule.handle_probe(&outcome, now),
             Finished::Loaded(Ok((items, next, at_end))) => schedule.handle_loaded(items, next, at_end, now),
             Finished::Loaded(Err(why)) => {
-                error!(zammad = self.name, reason = %why, "the queue cannot be read");
+                error!(name: "queue_unreadable", zammad = self.name, reason = %why, "the queue cannot be read");
                 schedule.handle_unreadable(now);
             }
             Finished::Settled(Ok(())) => {}
             Finished::Settled(Err(why)) => {
-                error!(zammad = self.name, reason = %why, "a delivery could not be recorded; it may be repeated");
+                error!(name: "delivery_unrecorded", zammad = self.name, reason = %why, "a delivery could not be recorded; it may be repeated");
             }
             Finished::NotGuarded(seq, why) => {
-                error!(zammad = self.name, reason = %why, "an attempt could not be recorded, so it was not made");
+                error!(name: "attempt_unrecorded", zammad = self.name, reason = %why, "an attempt could not be recorded, so it was not made");
                 let outcome = Outcome::NotSent(format!("the attempt could not be recorded: {why}"));
                 schedule.handle_outcome(seq, &outcome, now);
             }
@@ -382,7 +392,7 @@ impl Drain {
             }
         };
         if tokio::time::timeout(FINISH_MAX, self.beat.through(all)).await.is_err() {
-            warn!(zammad = self.name, "requests were still on their way; what came of them is unknown");
+            warn!(name: "requests_abandoned", zammad = self.name, "requests were still on their way; what came of them is unknown");
         }
     }
 }
@@ -395,7 +405,7 @@ fn load(store: &Store, zammad: &str, from: u64, limit: usize) -> Result<(Vec<Ite
             Ok(rows) => rows,
             Err(why) => match why.damaged_row() {
                 Some(seq) => {
-                    error!(seq = seq.0, reason = %why, "an event in the queue is damaged and cannot be delivered");
+                    error!(name: "event_damaged", seq = seq.0, reason = %why, "an event in the queue is damaged and cannot be delivered");
                     next = seq.0 + 1;
                     continue;
                 }

@@ -211,17 +211,18 @@ pub fn make_sound(
     match &finding {
         Finding::Sound { rows, damaged, examples, whole } => {
             if let Some(example) = examples.first() {
-                warn!(count = damaged, first = example, "rows of the store are damaged and are stepped over");
+                warn!(name: "rows_damaged", count = damaged, first = example, "rows of the store are damaged and are stepped over");
             }
-            info!(rows, all = whole, "the store is sound");
+            info!(name: "store_sound", rows, all = whole, "the store is sound");
             Ok(Health::Fine(Some(finding)))
         }
         Finding::Refused { why } => {
-            warn!(reason = why, "the store could not be examined");
+            warn!(name: "store_unexamined", reason = why, "the store could not be examined");
             Ok(Health::Fine(Some(finding)))
         }
         Finding::Damaged { why } | Finding::Forbidden { why } => {
             error!(
+                name: "store_damaged",
                 reason = why,
                 "the store is damaged; it is set aside and begun anew with what can be read"
             );
@@ -238,14 +239,17 @@ fn report(what: &Salvaged, began: UnixMillis) {
     let aside = aside.display();
     match (unreadable, counted) {
         (Some(why), _) => error!(
+            name: "salvage_failed",
             directory = %aside, reason = why, took_ms,
             "nothing of the damaged store can be read; events that waited in it are lost unless `store salvage` can read it later"
         ),
         (None, Some(counted)) if counted.pending > found.pending => error!(
+            name: "salvage_incomplete",
             directory = %aside, waiting = found.pending, waited = counted.pending, took_ms,
             "some waiting events could not be read and are lost"
         ),
         (None, _) => warn!(
+            name: "salvage_done",
             directory = %aside, waiting = found.pending, dead = found.dead, delivered = found.delivered, took_ms,
             "begun anew with what could be read; the damaged store is kept there"
         ),
@@ -265,7 +269,7 @@ pub fn running(state_dir: &Path) {
     let count = unclean_starts(state_dir) + 1;
     // It decides how much is read before the next start, nothing else.
     if let Err(why) = std::fs::write(state_dir.join(RUNNING), format!("{count}\n")) {
-        warn!(reason = %why, "it cannot be noted that the daemon runs");
+        warn!(name: "running_unnoted", reason = %why, "it cannot be noted that the daemon runs");
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::accept::{Acceptor, Bound, Done};
 use super::backfill::{self, Hearing};
@@ -124,10 +124,10 @@ pub fn restore(store: &Store, switches: &mut [Switch], shelf: &Shelf) -> Result<
                 switches[at].tracker.restore(key, legs, calls);
             }
             Ok((None, _)) => {
-                warn!(key, "the store remembers calls of a switch that is not configured any more")
+                warn!(name: "calls_of_unknown_switch", key, "the store remembers calls of a switch that is not configured any more")
             }
             Err(StateError(why)) => {
-                warn!(key, reason = why, "remembered calls cannot be read and are left out")
+                warn!(name: "calls_unreadable", key, reason = why, "remembered calls cannot be read and are left out")
             }
         }
     }
@@ -231,7 +231,7 @@ async fn finish(acceptor: &mut Acceptor, board: &Board) -> Result<(), StoreError
             Err(_) => {
                 if let Some(why) = acceptor.refused() {
                     let events = acceptor.unaccepted();
-                    error!(reason = %why, events, "stopped while the disk refuses: events are lost");
+                    error!(name: "stopped_with_loss", reason = %why, events, "stopped while the disk refuses: events are lost");
                     return Ok(());
                 }
             }
@@ -279,6 +279,7 @@ fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
             Some(listed) => compare(switch, resync, listed, heard.at),
             None => {
                 warn!(
+                    name: "channels_unreadable",
                     switch = switch.name,
                     "the switch's list of channels cannot be read; calls that ended unheard stay open"
                 );
@@ -289,7 +290,7 @@ fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
         What::Gone(leg) => resync.gone(&leg, &mut switch.tracker, heard.at),
         What::Refused { command, said } => {
             if !std::mem::replace(&mut resync.refused, true) {
-                warn!(switch = switch.name, "{}", not_answered(command, &said));
+                warn!(name: "question_refused", switch = switch.name, "{}", not_answered(command, &said));
             }
             if command != DUMP.trim_end() {
                 // Without a list each leg can still be asked for by its name.
@@ -325,7 +326,7 @@ fn compare(switch: &mut Switch, resync: &mut Resync, listed: Vec<String>, at: Un
     let mut asked: Vec<String> = listed.into_iter().filter(|leg| !known.contains(leg.as_str())).collect();
     let begun = asked.len();
     if !gone.is_empty() || begun > 0 {
-        info!(switch = switch.name, ended = gone.len(), begun, "legs that changed unheard");
+        info!(name: "legs_changed", switch = switch.name, ended = gone.len(), begun, "legs that changed unheard");
     }
     asked.extend(left);
     // One whose name cannot be sent cannot be asked for either; then the list is all there is.
@@ -402,6 +403,13 @@ fn take_in(switches: &mut [Switch], acceptor: &mut Acceptor, board: &Board, shel
             match output {
                 Output::News(news) => {
                     let event = &news.event;
+                    debug!(
+                        name: "event_told",
+                        switch = switch.name,
+                        call = event.call_id.as_str(),
+                        what = event.what.name(),
+                        "Zammad is to be told"
+                    );
                     let kept = stories::lock(shelf).told(at, news.family, &event.call_id, &event.what);
                     accepting.state.extend(kept);
                     count_end(&mut ended, event);
@@ -410,6 +418,7 @@ fn take_in(switches: &mut [Switch], acceptor: &mut Acceptor, board: &Board, shel
                 }
                 Output::UnknownCause(cause) => {
                     warn!(
+                        name: "cause_unknown",
                         switch = switch.name,
                         cause, "a leg ended with a cause that FreeSWITCH does not have; [causes] can name it"
                     );
@@ -459,7 +468,7 @@ fn count_end(ended: &mut [[u64; Cause::ALL.len()]; 2], event: &Told) {
 fn note(board: &Board, acceptor: &Acceptor, done: Done) {
     let mut figures = board.lock().unwrap_or_else(PoisonError::into_inner);
     if done.dropped > 0 && figures.dropped == 0 {
-        warn!("the queue is full; events are lost from now on");
+        warn!(name: "queue_full", "the queue is full; events are lost from now on");
     }
     figures.handled = figures.handled.max(done.mark);
     figures.accepted += done.accepted;
@@ -472,7 +481,7 @@ fn note(board: &Board, acceptor: &Acceptor, done: Done) {
 fn is_storable(value: &[u8]) -> bool {
     let fits = value.len() <= STATE_MAX;
     if !fits {
-        error!(bytes = value.len(), "a call has too many legs to be remembered over a restart");
+        error!(name: "call_too_large", bytes = value.len(), "a call has too many legs to be remembered over a restart");
     }
     fits
 }

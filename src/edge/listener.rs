@@ -199,6 +199,7 @@ pub async fn run(
             End::Fault(fault) if fault.is_permanent() && !ever => return Err(fault),
             End::Fault(fault) if fault.is_permanent() => {
                 error!(
+                    name: "link_refused",
                     switch = settings.name,
                     reason = why,
                     "the switch refuses us; trying again every minute"
@@ -206,7 +207,7 @@ pub async fn run(
                 HELPLESS_WAIT
             }
             End::Moved => {
-                info!(switch = settings.name, "the switch is to be reached at another address now");
+                info!(name: "link_moved", switch = settings.name, "the switch is to be reached at another address now");
                 Duration::ZERO
             }
             End::NoConnection { .. }
@@ -218,9 +219,9 @@ pub async fn run(
             | End::Stopping => {
                 let wait = RECONNECT.wait(failures, fastrand::f64());
                 if changed {
-                    warn!(switch = settings.name, reason = why, "no link to the switch; trying again");
+                    warn!(name: "link_lost", switch = settings.name, reason = why, "no link to the switch; trying again");
                 } else {
-                    debug!(switch = settings.name, reason = why, "still no link to the switch");
+                    debug!(name: "link_still_lost", switch = settings.name, reason = why, "still no link to the switch");
                 }
                 wait
             }
@@ -408,12 +409,14 @@ impl Connection<'_> {
                 Woken::Wanted(Some(_)) if !session.is_listening() => {} // the leg is asked for anew, or has ended
                 Woken::Wanted(Some(Ask::End { leg, cause })) => {
                     info!(
+                        name: "blocked_call_ended",
                         switch = self.settings.name,
                         leg, cause, "ending the call of a caller on Zammad's block list"
                     );
                     match command::kill(&leg, cause).and_then(|kill| session.ask(&kill)) {
                         Ok(()) => {}
                         Err(command::UnsafeCommand) => warn!(
+                            name: "blocked_call_unnamed",
                             switch = self.settings.name,
                             "a leg's name cannot be sent, so it is not ended"
                         ),
@@ -452,7 +455,7 @@ impl Connection<'_> {
             match output {
                 Output::Send(bytes) => unsent.extend_from_slice(&bytes),
                 Output::Listening => {
-                    info!(switch = self.settings.name, "listening to the switch");
+                    info!(name: "link_up", switch = self.settings.name, "listening to the switch");
                     self.state.send_modify(|s| {
                         s.listening = true;
                         s.since = now;
@@ -476,9 +479,9 @@ impl Connection<'_> {
 
                     // A switch that says nothing else must not fill the disk with this.
                     if skipped.is_power_of_two() {
-                        warn!(switch, reason = %why, skipped, "an event could not be read and was skipped");
+                        warn!(name: "event_unreadable", switch, reason = %why, skipped, "an event could not be read and was skipped");
                     } else {
-                        debug!(switch, reason = %why, skipped, "an event could not be read and was skipped");
+                        debug!(name: "event_unreadable", switch, reason = %why, skipped, "an event could not be read and was skipped");
                     }
                 }
                 Output::Answer { asked, body } if asked == CHANNELS => {
@@ -492,6 +495,7 @@ impl Connection<'_> {
                 Output::Answer { asked, body } if asked.starts_with(KILL) => {
                     if body.starts_with(b"-ERR") && !body.starts_with(b"-ERR No such channel") {
                         warn!(
+                            name: "blocked_call_not_ended",
                             switch = self.settings.name,
                             said = first_line(&body),
                             "the switch does not end a blocked call"

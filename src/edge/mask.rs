@@ -10,20 +10,35 @@ const DIGITS: usize = 6;
 /// A secret that is shorter could stand in any text by chance, and masking it would only tell where.
 const SECRET_MIN: usize = 4;
 
-/// `text` without runs of 6 or more digits, except within a UUID, which is nobody's number; what would end
-/// the line or steer a terminal is escaped.
+/// As [`runs`] and [`one_line`].
 #[must_use]
 pub fn numbers(text: &str) -> String {
+    one_line(&runs(text))
+}
+
+/// `text` with what would end the line or steer a terminal escaped.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
+/// `text` without runs of 6 or more digits, except within a UUID, which is nobody's number.
+#[must_use]
+pub fn runs(text: &str) -> String {
     let mut masked = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
         let word = match rest.find(|c: char| !c.is_ascii_hexdigit() && c != '-') {
             Some(0) => {
-                if c.is_control() {
-                    masked.extend(c.escape_default());
-                } else {
-                    masked.push(c);
-                }
+                masked.push(c);
                 rest = &rest[c.len_utf8()..];
                 continue;
             }

@@ -25,7 +25,7 @@ const REASON_MAX: usize = 120;
 /// Tells systemd, if it wants to be told.
 pub fn tell(states: &[NotifyState<'_>]) {
     if let Err(why) = sd_notify::notify(states) {
-        warn!(reason = %why, "systemd cannot be told");
+        warn!(name: "systemd_not_told", reason = %why, "systemd cannot be told");
     }
 }
 
@@ -43,7 +43,7 @@ pub async fn ask_for_time() {
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(why) => warn!(reason = %why, "systemd cannot be told of a reload"),
+        Err(why) => warn!(name: "reload_not_told", reason = %why, "systemd cannot be told of a reload"),
     }
 }
 
@@ -76,6 +76,7 @@ pub async fn keep_told(
             .collect();
         if !still.is_empty() && !stuck {
             error!(
+                name: "loop_stuck",
                 loops = still.join(", "),
                 "a loop does not move; systemd is not told any more that we live"
             );

@@ -65,6 +65,8 @@ pub enum Output {
     Post {
         /// Which event.
         seq: u64,
+        /// Of which call.
+        call_id: CallId,
         /// The JSON.
         body: String,
         /// The attempt must be on disk before the request is sent.
@@ -83,6 +85,8 @@ pub enum Output {
     Settle {
         /// Which event.
         seq: u64,
+        /// Of which call.
+        call_id: CallId,
         /// How.
         fate: Fate,
     },

@@ -428,7 +428,7 @@ fn load(log: &File, at: u64, buf: &mut Vec<u8>) -> io::Result<()> {
             Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
             Err(why) if why.kind() == io::ErrorKind::PermissionDenied => return Err(why),
             Err(why) => {
-                tracing::warn!(reason = %why, at, "a stretch of the damaged store cannot be read");
+                tracing::warn!(name: "salvage_stretch_unreadable", reason = %why, at, "a stretch of the damaged store cannot be read");
                 break;
             }
         }

@@ -102,10 +102,13 @@ fn forget_oldest(state_dir: &Path) {
     for oldest in &found[..found.len().saturating_sub(DAMAGED_MAX)] {
         match remove(oldest) {
             Ok(()) => tracing::warn!(
+                name: "damaged_store_removed",
                 directory = %oldest.display(),
                 "the oldest of more than {DAMAGED_MAX} damaged stores was removed"
             ),
-            Err(why) => tracing::warn!(reason = %why, "an old damaged store cannot be removed"),
+            Err(why) => {
+                tracing::warn!(name: "damaged_store_kept", reason = %why, "an old damaged store cannot be removed")
+            }
         }
     }
 }
@@ -132,7 +135,7 @@ const SUSPECT: &str = "SUSPECT";
 /// A sync has failed: the next start must not trust what the system shows of the log, but write all of it anew.
 pub(super) fn suspect(state_dir: &Path) {
     if let Err(why) = fs::write(state_dir.join(SUSPECT), "") {
-        tracing::error!(reason = %why, "it cannot be noted that the store is suspect; run `store salvage` before the next start");
+        tracing::error!(name: "suspicion_unnoted", reason = %why, "it cannot be noted that the store is suspect; run `store salvage` before the next start");
     }
 }
 

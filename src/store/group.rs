@@ -225,7 +225,7 @@ impl<'d> Group<'d> {
             Ok(row) => {
                 self.changes.insert((Tree::Ids, row.id().as_bytes().to_vec()), None);
             }
-            Err(error) => tracing::warn!(%error, "damaged row removed"),
+            Err(error) => tracing::warn!(name: "row_damaged_removed", %error, "damaged row removed"),
         }
         self.take::<T>(seq);
         Ok(())

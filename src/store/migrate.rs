@@ -105,7 +105,7 @@ fn upgrade(disk: &Disk) -> Result<(), StoreError> {
         changes.insert((Tree::Meta, FORMAT_KEY.to_vec()), Some(value));
         disk.commit(&changes)?;
         disk.sync()?;
-        tracing::info!(format = number, step = step.name, "store brought to format");
+        tracing::info!(name: "store_migrated", format = number, step = step.name, "store brought to format");
     }
     Ok(())
 }
@@ -171,7 +171,7 @@ fn read_format(file: &Path) -> Result<Option<u32>, StoreError> {
         Err(e) => return Err(StoreError::at_open(file, e)),
     };
     if number.is_none() {
-        tracing::warn!(file = %file.display(), "it holds no format number; the store's rows are asked instead");
+        tracing::warn!(name: "format_unreadable", file = %file.display(), "it holds no format number; the store's rows are asked instead");
     }
     Ok(number)
 }

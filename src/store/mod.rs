@@ -248,13 +248,13 @@ impl Store {
         let mut damaged = HashSet::new();
         for (key, value) in self.reading(|disk| disk.page(Tree::State, &[], usize::MAX))? {
             let Ok((name, piece)) = record::piece_of(&key) else {
-                tracing::warn!("a piece of the remembered calls has no name and is left out");
+                tracing::warn!(name: "call_piece_unnamed", "a piece of the remembered calls has no name and is left out");
                 continue;
             };
             match record::unseal(Tree::State, &key, &value) {
                 Ok(payload) => pieces.push((name.to_owned(), piece, payload.to_vec())),
                 Err(error) => {
-                    tracing::warn!(%error, "remembered calls cannot be read and are left out");
+                    tracing::warn!(name: "calls_unreadable", %error, "remembered calls cannot be read and are left out");
                     damaged.insert(name.to_owned());
                 }
             }
@@ -413,7 +413,7 @@ impl Drop for Inner {
         self.shared.closing.store(true, Ordering::Relaxed);
         drop(self.requests.take());
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the store's writer panicked");
+            tracing::error!(name: "writer_panicked", "the store's writer panicked");
         }
     }
 }
@@ -506,7 +506,7 @@ impl Shared {
         totals.1.dead += trimmed.dead;
         drop(totals);
         if trimmed.dead > 0 {
-            tracing::warn!(count = trimmed.dead, "dead letters trimmed; they will never be delivered");
+            tracing::warn!(name: "dead_letters_trimmed", count = trimmed.dead, "dead letters trimmed; they will never be delivered");
         }
     }
 }

@@ -80,7 +80,7 @@ pub(super) fn run(
     match (close, closed) {
         // Whoever asked to close may have gone away meanwhile; then nobody wants to know.
         (Some(answer), closed) => drop(answer.send(closed)),
-        (None, Err(error)) => tracing::error!(%error, "store not closed cleanly"),
+        (None, Err(error)) => tracing::error!(name: "store_close_failed", %error, "store not closed cleanly"),
         (None, Ok(())) => {}
     }
 }
@@ -134,7 +134,7 @@ impl Writer {
                     }
                 }
                 Err(why) => {
-                    tracing::error!(error = %why, "store failed; nothing more is written until it is opened again");
+                    tracing::error!(name: "store_failed", error = %why, "store failed; nothing more is written until it is opened again");
                     if matches!(why, StoreError::NotSynced { .. }) {
                         folder::suspect(&self.state_dir);
                     }
@@ -189,7 +189,7 @@ impl Writer {
     /// Returns when the disk takes writes again and the store is open anew, or with an error if it is being closed.
     fn wait_for_disk(&mut self, why: StoreError) -> Result<(), StoreError> {
         if self.shared.set_refused(Some(&why)) {
-            tracing::error!(error = %why, "the disk refuses; what is not accepted yet is kept in memory and tried again");
+            tracing::error!(name: "disk_refuses", error = %why, "the disk refuses; what is not accepted yet is kept in memory and tried again");
         }
         self.copy = None;
         // After a failed write sled takes no more; what it could not write is in the group.
@@ -210,7 +210,7 @@ impl Writer {
                 }
                 Err(still @ StoreError::Io { .. }) => why = still,
                 Err(worse) => {
-                    tracing::error!(error = %worse, "the store cannot be opened anew");
+                    tracing::error!(name: "store_reopen_failed", error = %worse, "the store cannot be opened anew");
                     self.shared.break_down(&worse);
                     return Err(worse);
                 }
@@ -230,7 +230,7 @@ impl Writer {
         }
         match Copy::begin(&self.state_dir) {
             Ok(copy) => {
-                tracing::info!(bytes, "the store is empty and large: a fresh directory is made");
+                tracing::info!(name: "store_swap_begun", bytes, "the store is empty and large: a fresh directory is made");
                 self.copy = Some(copy);
             }
             Err(why) => self.give_up_copying(&why),
@@ -271,19 +271,19 @@ impl Writer {
             open(&state_dir).map(|(disk, _)| disk)
         });
         match swapped {
-            Ok(bytes) => tracing::info!(bytes, "the fresh directory is in place"),
+            Ok(bytes) => tracing::info!(name: "store_swapped", bytes, "the fresh directory is in place"),
             Err(why) => {
-                tracing::warn!(error = %why, "the fresh directory could not take the old one's place yet");
+                tracing::warn!(name: "store_swap_delayed", error = %why, "the fresh directory could not take the old one's place yet");
                 // Whichever is the store now is opened with the next group.
                 if let Err(why) = self.wait_for_disk(why) {
-                    tracing::error!(error = %why, "the store is not open");
+                    tracing::error!(name: "store_not_open", error = %why, "the store is not open");
                 }
             }
         }
     }
 
     fn give_up_copying(&mut self, why: &StoreError) {
-        tracing::warn!(reason = %why, "no fresh directory could be made; the large one stays in use");
+        tracing::warn!(name: "store_swap_failed", reason = %why, "no fresh directory could be made; the large one stays in use");
         self.copy = None;
         // Not tried again before the next start: the disk would be written full for nothing.
         self.swaps = false;

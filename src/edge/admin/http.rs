@@ -179,7 +179,7 @@ async fn begin_session(State(site): State<Site>, begin: Result<Json<Begin>, Json
     };
     match site.admin.keys.redeem(&key, clock::now()) {
         Ok(Some(session)) => {
-            info!("a session of the status page was opened");
+            info!(name: "page_session_opened", "a session of the status page was opened");
             Json(json!({ "session": session })).into_response()
         }
         Ok(None) => refused(
@@ -222,7 +222,7 @@ async fn replay(
         control::Request::Replay { dead: all, these: Selection { seqs, call: None }, dry_run: false };
     match answers::answer(&site.store, Some(&site.live), request).await {
         Ok(rows) => {
-            info!(events = rows.len(), "events were put back into the queue from the status page");
+            info!(name: "page_replayed", events = rows.len(), "events were put back into the queue from the status page");
             Json(json!({ "replayed": rows.len() })).into_response()
         }
         Err(why) => refused(StatusCode::SERVICE_UNAVAILABLE, &why.to_string()),

@@ -112,7 +112,7 @@ pub struct Server {
 pub async fn listen(address: SocketAddr, host: Option<String>) -> io::Result<Server> {
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
-    info!(%address, "status page, metrics and health are served; `freeswitch-zammad page` makes a link");
+    info!(name: "page_served", %address, "status page, metrics and health are served; `freeswitch-zammad page` makes a link");
     Ok(Server { listener, admin: Arc::new(Admin { address, host, keys: Keys::default() }) })
 }
 
@@ -138,7 +138,7 @@ impl Server {
             match accepted {
                 Ok((stream, _)) => {
                     let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-                        debug!("too many connections to the status page; one was closed");
+                        debug!(name: "page_full", "too many connections to the status page; one was closed");
                         continue;
                     };
                     let router = router.clone();
@@ -148,7 +148,7 @@ impl Server {
                     });
                 }
                 Err(why) => {
-                    warn!(reason = %why, "the status page fails");
+                    warn!(name: "page_fails", reason = %why, "the status page fails");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
@@ -167,7 +167,11 @@ async fn converse(stream: TcpStream, router: axum::Router) {
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     match tokio::time::timeout(CONNECTION_MAX, conversation).await {
         Ok(Ok(())) => {}
-        Ok(Err(why)) => debug!(reason = %why, "a client of the status page went away"),
-        Err(_) => debug!("a connection to the status page has lasted long enough"),
+        Ok(Err(why)) => {
+            debug!(name: "page_client_gone", reason = %why, "a client of the status page went away")
+        }
+        Err(_) => {
+            debug!(name: "page_client_let_go", "a connection to the status page has lasted long enough")
+        }
     }
 }

@@ -140,15 +140,15 @@ impl Schedule {
             self.finish(id, Fate::LeftAlone, now);
         } else if item.restored {
             let body = item.event.as_new_call().body();
-            self.send(id, Step::Restoring, Output::Post { seq, body, guarded: true });
+            self.send(id, Step::Restoring, Output::Post { seq, call_id: id.clone(), body, guarded: true });
         } else if step == Step::MustHeal {
             self.counters.healed += 1;
             let body = item.event.as_new_call().body();
-            self.send(id, Step::Healing, Output::Post { seq, body, guarded: false });
+            self.send(id, Step::Healing, Output::Post { seq, call_id: id.clone(), body, guarded: false });
         } else {
             let body = self.lines[id].body(&item, &self.settings.lateness, now);
             let guarded = is_unrepeatable(&item);
-            self.send(id, Step::Posting, Output::Post { seq, body, guarded });
+            self.send(id, Step::Posting, Output::Post { seq, call_id: id.clone(), body, guarded });
         }
     }
 
@@ -203,7 +203,7 @@ impl Schedule {
             Fate::Dropped(_) => self.counters.dropped += 1,
             Fate::Dead(_) => self.counters.dead += 1,
         }
-        self.outputs.push_back(Output::Settle { seq: item.seq, fate });
+        self.outputs.push_back(Output::Settle { seq: item.seq, call_id: id.clone(), fate });
         self.requeue(id, now);
     }
 
