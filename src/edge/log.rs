@@ -5,7 +5,7 @@
 //! can be picked out.
 //!
 //! Telephone numbers stand below INFO only; the token and the password nowhere. Our own lines are written that way.
-//! What others put into them is masked here, once for every look ([`entry`]), so that no line depends on what a peer says.
+//! What others put into them is masked here, once for every look, so that no line depends on what a peer says.
 
 mod entry;
 mod journal;
