@@ -164,7 +164,7 @@ async fn start(config: Config) -> Result<Daemon, Failure> {
     let mut locked = 0;
     loop {
         let (program, dir) = (program()?, config.state_dir.clone());
-        let progress = |done, of| tracing::info!(done, of, "writing the store anew");
+        let progress = |done, of| tracing::info!(name: "salvage_goes_on", done, of, "writing the store anew");
         let sound =
             tokio::task::spawn_blocking(move || heal::make_sound(&program, &dir, &mut { progress })).await;
         let sound = sound.unwrap_or(Err(StoreError::Closed)).map(drop);

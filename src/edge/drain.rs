@@ -125,11 +125,11 @@ impl Drain {
         match pauses::is_paused(&self.store, &self.name) {
             Ok(false) => {}
             Ok(true) => {
-                warn!(zammad = self.name, "paused by an operator: events wait until `resume`");
+                warn!(name: "posting_still_paused", zammad = self.name, "paused by an operator: events wait until `resume`");
                 schedule.set_paused(true);
             }
             Err(why) => {
-                warn!(zammad = self.name, reason = %why, "whether it is paused cannot be read; it is not")
+                warn!(name: "pause_unreadable", zammad = self.name, reason = %why, "whether it is paused cannot be read; it is not")
             }
         }
         let mut jobs = JoinSet::new();
@@ -165,7 +165,7 @@ impl Drain {
     fn obey(&mut self, schedule: &mut Schedule, order: Order, now: UnixMillis) {
         match order {
             Order::Pause(paused) => {
-                info!(zammad = self.name, paused, "an operator pauses posting, or lets it go on");
+                info!(name: "pause_changed", zammad = self.name, paused, "an operator pauses posting, or lets it go on");
                 schedule.set_paused(paused);
             }
             Order::Revived(events) => {
