@@ -55,8 +55,10 @@ fn each_outside_library_is_named_where_it_belongs() {
 
 fn files_of(layer: &str) -> Vec<PathBuf> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let folder = src.join(layer);
-    if folder.is_dir() { all_files(&folder) } else { vec![src.join(format!("{layer}.rs"))] }
+    let (folder, file) = (src.join(layer), src.join(format!("{layer}.rs")));
+    let mut files = if folder.is_dir() { all_files(&folder) } else { vec![] };
+    files.extend(file.is_file().then_some(file));
+    files
 }
 
 /// Every file of Rust, however deep; a folder within may have none (the status page's).
