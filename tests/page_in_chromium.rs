@@ -31,6 +31,7 @@ async fn the_page_is_what_a_person_wants_to_see() {
     let browser = ["chromium", "chromium-browser", "google-chrome"].into_iter().find_map(found);
     let ready = Path::new(DRIVE).with_file_name("node_modules").exists() && found("node").is_some();
     let (Some(browser), true) = (browser, ready) else {
+        assert!(std::env::var_os("NOTHING_LEFT_OUT").is_none(), "there is no Chromium, or no Node");
         eprintln!("NOT RUN: the page is looked at with Chromium, Node and `npm ci --prefix tests/page`");
         return;
     };
