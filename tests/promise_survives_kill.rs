@@ -358,6 +358,8 @@ impl Trial {
         let events = scene.recording.events();
         let dialled = events[call.span().0].header("Caller-Destination-Number");
         let trunks = events.iter().filter(|e| e.name() == "CHANNEL_CREATE" && call.row.direction == "out");
+        // What comes back in from the provider under the number that was dialled is another call.
+        let trunks = trunks.filter(|e| e.header("Call-Direction").as_deref() == Some("outbound"));
         let trunks = trunks.filter(|e| e.header("Caller-Destination-Number") == dialled);
         trunks.filter_map(|e| self.rows.remove(&e.header("Unique-ID")?)).next()
     }
