@@ -34,7 +34,7 @@ use std::collections::HashMap;
 
 use percent_encoding::percent_decode_str;
 
-pub use replay::{replay, tell};
+pub use replay::{replay, runs, tell};
 
 use node::Node;
 

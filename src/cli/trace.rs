@@ -102,13 +102,15 @@ fn from_records(settings: Settings, records: &[PathBuf], explain: bool) -> Resul
             "no call detail record there can be read; name files as mod_json_cdr and mod_xml_cdr write them",
         ));
     }
-    let mut story = Story::new(settings, explain);
-    for (at, event) in cdr::replay(&cdrs) {
-        story.now = at;
-        story.tracker.handle_event(&event, at);
-        story.tell();
+    for run in cdr::runs(&cdrs) {
+        let mut story = Story::new(settings.clone(), explain);
+        for (at, event) in cdr::replay(&run) {
+            story.now = at;
+            story.tracker.handle_event(&event, at);
+            story.tell();
+        }
+        story.finish();
     }
-    story.finish();
     Ok(ExitCode::SUCCESS)
 }
 

@@ -28,6 +28,24 @@ const LATER: [&str; 4] = ["dialed_user", "dialed_domain", "dialed_extension", "c
 /// all that is known of them, in any order.
 #[must_use]
 pub fn tell(settings: Arc<Settings>, cdrs: &[Cdr]) -> Vec<Vec<News>> {
+    runs(cdrs).iter().flat_map(|run| tell_run(Arc::clone(&settings), run)).collect()
+}
+
+/// The records of each run of a switch by themselves, oldest run first, each leg once; of two files of one leg the last counts. Files of
+/// several switches may lie in one folder, and to one tracker another run means that the calls of the last are over.
+#[must_use]
+pub fn runs(cdrs: &[Cdr]) -> Vec<Vec<Cdr>> {
+    let legs: BTreeMap<&str, &Cdr> = cdrs.iter().map(|cdr| (cdr.id(), cdr)).collect();
+    let mut runs: BTreeMap<&str, Vec<Cdr>> = BTreeMap::new();
+    for cdr in legs.into_values() {
+        runs.entry(&cdr.core).or_default().push(cdr.clone());
+    }
+    let mut runs: Vec<Vec<Cdr>> = runs.into_values().collect();
+    runs.sort_by_key(|run| run.iter().map(Cdr::begun).min());
+    runs
+}
+
+fn tell_run(settings: Arc<Settings>, cdrs: &[Cdr]) -> Vec<Vec<News>> {
     let mut tracker = Tracker::new(settings);
     let mut last = UnixMillis::default();
     for (at, event) in replay(cdrs) {
