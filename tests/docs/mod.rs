@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Set to anything, it makes the tests write the pages instead of comparing them.
 const RENEW: &str = "UPDATE_DOCS";
@@ -56,4 +57,30 @@ pub(crate) fn pages() -> Vec<PathBuf> {
 /// The page's name as a reader knows it: `docs/trouble/README.md`.
 pub(crate) fn shown(page: &Path) -> String {
     page.strip_prefix(root()).unwrap_or(page).display().to_string()
+}
+
+/// Fails if the block under `<!-- shown: NAME -->` is not `text`; or makes it so, where that is asked for.
+pub(crate) fn hold_shown(page: &str, test: &str, name: &str, text: &str) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let path = root().join(page);
+    let whole = fs::read_to_string(&path).unwrap_or_else(|why| panic!("{page}: {why}"));
+    let mark = format!("<!-- shown: {name} -->\n```text\n");
+    let begin =
+        whole.find(&mark).unwrap_or_else(|| panic!("{page} does not show {name}: it needs {mark}```"));
+    let begin = begin + mark.len();
+    let end = begin + whole[begin..].find("```").unwrap_or_else(|| panic!("{page}: {name} has no end"));
+    let should = format!("{}\n", text.trim_end());
+    if whole[begin..end] == should {
+        return;
+    }
+    if std::env::var_os(RENEW).is_some() {
+        let renewed = format!("{}{should}{}", &whole[..begin], &whole[end..]);
+        fs::write(&path, renewed).unwrap_or_else(|why| panic!("{page}: {why}"));
+        return;
+    }
+    panic!(
+        "{page} is stale: what it shows as {name} is\n{}but should be\n{should}\nRenew it with: {RENEW}=1 cargo test --test {test}",
+        &whole[begin..end]
+    );
 }
