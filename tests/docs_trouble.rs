@@ -87,7 +87,7 @@ async fn zammad_is_away() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn zammads_certificate_is_not_trusted() {
     let stage = Stage::new();
-    let address = encrypted(&stage.zammad).await;
+    let (address, _) = encrypted(&stage.zammad, "localhost", 2090).await;
     stage.configure(&format!("https://localhost:{}/api/v1/cti/{TOKEN}", address.port()), "");
     let tidy = |text: &str| {
         text.replace(&format!("localhost:{}", address.port()), "zammad.example.com")
@@ -97,6 +97,21 @@ async fn zammads_certificate_is_not_trusted() {
     missed_call(&stage, "NEEDS YOU").await;
     show("certificate-errors", "status", &tidy(&zammads(&stage)));
     show("certificate-errors", "log", &tidy(&stage.log(&program, &["takes no events"])));
+
+    for (name, host, until) in [("expired", "localhost", 2020), ("name", "helpdesk.example.com", 2090)] {
+        let stage = Stage::new();
+        let (address, pem) = encrypted(&stage.zammad, host, until).await;
+        write(&stage.dir.path().join("ca.pem"), &pem);
+        let url = format!("https://localhost:{}/api/v1/cti/{TOKEN}", address.port());
+        stage.configure(&url, "ca_file = \"ca.pem\"\n");
+        let said = stage.ask(&["check", "--online"]);
+        assert_eq!(said.code, Some(78), "{said:?}");
+        let line = said.out.lines().find(|line| line.starts_with("zammad main")).unwrap();
+        let line = line
+            .replace(&format!("localhost:{}", address.port()), "zammad.example.com")
+            .replace("localhost", "zammad.example.com");
+        show("certificate-errors", name, &without_moments(&line));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -340,16 +355,28 @@ fn address_of(program: &Program) -> String {
     said.split("address=").nth(1).unwrap().split_whitespace().next().unwrap().to_owned()
 }
 
-/// TLS in front of a Zammad, with a certificate that nobody has signed but itself.
-async fn encrypted(zammad: &Zammad) -> SocketAddr {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let key = made.signing_key.serialize_der();
+/// What the clock says now, in seconds since 1970, is of the moment.
+fn without_moments(line: &str) -> String {
+    let word = |word: &str| match word.strip_prefix("UnixTime(179") {
+        Some(_) => "UnixTime(1795576360),".to_owned(),
+        None => word.to_owned(),
+    };
+    line.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// TLS in front of a Zammad, with a certificate that nobody has signed but itself; and that in PEM.
+async fn encrypted(zammad: &Zammad, host: &str, until: i32) -> (SocketAddr, String) {
+    let signing_key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new([host.to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(until, 1, 1);
+    let cert = params.self_signed(&signing_key).unwrap();
+    let key = signing_key.serialize_der();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key.try_into().unwrap())
+        .with_single_cert(vec![cert.der().clone()], key.try_into().unwrap())
         .unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -366,5 +393,5 @@ async fn encrypted(zammad: &Zammad) -> SocketAddr {
             });
         }
     });
-    address
+    (address, cert.pem())
 }

@@ -135,7 +135,8 @@ impl<'a> Prober<'a> {
                     // A name is no good where others still call it by the old one.
                     ways.push(alone.replace(&format!(" = {}\n", entry.value), &format!(" = {other}\n")));
                 }
-                for new in ways.iter().filter_map(|text| self.load(text).ok()).filter(|new| *new != running) {
+                let mut loaded = ways.iter().filter_map(|text| self.load(text).ok());
+                if let Some(new) = loaded.find(|new| *new != running) {
                     let (_, stays) = running.taking_over(new);
                     return if stays.is_empty() { Reload::Live } else { Reload::Restart };
                 }

@@ -130,7 +130,7 @@ impl Stage {
 }
 
 fn tidy_line(line: &str) -> String {
-    let mut words: Vec<String> = line.split(' ').map(|word| tidy_time(word)).collect();
+    let mut words: Vec<String> = line.split(' ').map(tidy_time).collect();
     for at in 1..words.len() {
         // Before these stands a figure that hangs on the moment.
         if words[at] == "kB" {
