@@ -141,6 +141,96 @@ fn the_events_that_a_user_of_the_switch_must_be_allowed_are_those_that_are_asked
     assert!(page.contains(&format!("\"esl-allowed-events\" value=\"{events}\"")), "{events}");
 }
 
+#[test]
+fn what_the_pages_quote_in_prose_is_said_somewhere() {
+    let sources = sources(&docs::root().join("src"));
+    let (mut checked, mut wrong) = (0, Vec::new());
+    for page in docs::pages()
+        .iter()
+        .filter(|page| !page.ends_with("README.md") || page.ends_with("trouble/README.md"))
+    {
+        let shown = docs::shown(page);
+        if shown.starts_with("docs/configuration")
+            || shown.starts_with("docs/what-")
+            || shown == "docs/threat-model.md"
+        {
+            continue;
+        }
+        for quoted in quotations(&fs::read_to_string(page).unwrap()) {
+            // What stands for something else is left out: a number, a length, what follows.
+            let pieces = quoted.split(['…', '/']).flat_map(|piece| piece.split(|c: char| c.is_ascii_digit()));
+            let pieces = pieces.flat_map(|piece| piece.split(" N")).flat_map(|piece| piece.split(" M"));
+            for piece in pieces.map(str::trim).filter(|piece| piece.len() > 3) {
+                checked += 1;
+                if !sources.contains(piece) {
+                    wrong.push(format!("{shown}: nothing says {piece:?} (of {quoted:?})"));
+                }
+            }
+        }
+    }
+    assert!(checked > 10, "only {checked} quotations were found");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_metric_and_alert_of_the_pages_exists() {
+    let ops = docs::root().join("docs/ops");
+    let alerts = fs::read_to_string(ops.join("prometheus-alerts.yml")).unwrap();
+    let known = fs::read_to_string(ops.join("grafana-dashboard.json")).unwrap() + &alerts;
+    let (mut checked, mut wrong) = (0, Vec::new());
+    for page in docs::pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for word in text.split(|c: char| !c.is_alphanumeric() && c != '_') {
+            let is_there = if word.starts_with("freeswitch_zammad_") {
+                known.contains(word)
+            } else if word.starts_with("FreeswitchZammad") {
+                alerts.contains(&format!("alert: {word}\n"))
+            } else {
+                continue;
+            };
+            checked += 1;
+            if !is_there {
+                wrong.push(format!("{}: there is no {word}", docs::shown(&page)));
+            }
+        }
+    }
+    assert!(checked > 10, "only {checked} names were found");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What stands between double quotes, outside of blocks and of code.
+fn quotations(text: &str) -> Vec<String> {
+    let mut prose = String::new();
+    let mut in_block = false;
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            in_block = !in_block;
+        } else if !in_block {
+            prose.push_str(line);
+            prose.push(' ');
+        }
+    }
+    let plain: String = prose.split('`').step_by(2).collect::<Vec<_>>().join("");
+    plain.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// The program's texts, those that are broken over lines in one piece.
+fn sources(folder: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            text += &sources(&path);
+        } else if path.extension().is_some_and(|end| end == "rs" || end == "js") {
+            let source = fs::read_to_string(&path).unwrap();
+            for line in source.split("\\\n") {
+                text += line.trim_start();
+            }
+        }
+    }
+    text
+}
+
 /// What `--help` of each command says, asked once.
 #[derive(Default)]
 struct Known {
