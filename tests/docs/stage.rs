@@ -82,19 +82,19 @@ impl Stage {
         self.tidy(&self.ask(&["status"]).out)
     }
 
-    /// The lines of the log in which one of these words stands, each once.
+    /// The lines of the log in which these words stand, in the order of the words, each once.
     pub(crate) fn log(&self, program: &Program, words: &[&str]) -> String {
-        let mut lines: Vec<String> = Vec::new();
-        for line in self.tidy(&program.err()).lines() {
-            // The journal has the time already.
-            let line = line.trim_start_matches(MOMENT).trim_start().to_owned();
-            if words.iter().any(|word| line.contains(word)) && !lines.contains(&line) {
-                lines.push(line);
-            }
-        }
+        let said = self.tidy(&program.err());
+        let mut lines: Vec<&str> = Vec::new();
         for word in words {
-            assert!(lines.iter().any(|line| line.contains(word)), "no {word:?} in:\n{}", program.err());
+            // The journal has the time already.
+            let with = said.lines().map(|line| line.trim_start_matches(MOMENT).trim_start());
+            let with: Vec<&str> = with.filter(|line| line.contains(word)).collect();
+            assert!(!with.is_empty(), "no {word:?} in:\n{said}");
+            lines.extend(with);
         }
+        let mut seen = std::collections::BTreeSet::new();
+        lines.retain(|line| seen.insert(*line));
         lines.join("\n")
     }
 
