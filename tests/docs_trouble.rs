@@ -202,14 +202,7 @@ async fn the_disk_is_full() {
     let stage = Stage::new();
     let control = tempfile::tempdir().unwrap();
     let faults = Faults::new(control.path().join("faults"));
-    let mut command = Command::new("true");
-    faults.preload(&mut command, stage.dir.path());
-    let text = |os: &std::ffi::OsStr| os.to_str().unwrap().to_owned();
-    let environment: Vec<(String, String)> =
-        command.get_envs().map(|(name, value)| (text(name), text(value.unwrap()))).collect();
-    let environment: Vec<(&str, &str)> = environment.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-    let file = stage.file();
-    let mut program = Program::start(&["run", "--config", file.to_str().unwrap()], &environment);
+    let mut program = on_disk(&stage, &faults);
     program.wait_for("listening to the switch");
     faults.set("enospc");
     missed_call(&stage, "NO ROOM FOR EVENTS").await;
@@ -229,13 +222,7 @@ async fn the_disk_is_full() {
 
     let stage = Stage::new();
     faults.set("enospc");
-    let mut command = Command::new("true");
-    faults.preload(&mut command, stage.dir.path());
-    let environment: Vec<(String, String)> =
-        command.get_envs().map(|(name, value)| (text(name), text(value.unwrap()))).collect();
-    let environment: Vec<(&str, &str)> = environment.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-    let file = stage.file();
-    let mut program = Program::start(&["run", "--config", file.to_str().unwrap()], &environment);
+    let mut program = on_disk(&stage, &faults);
     program.wait_for("the store cannot be opened yet");
     show("the-disk-is-full", "start", &stage.log(&program, &["the store cannot be opened yet"]));
 }
@@ -353,6 +340,17 @@ fn zammads(stage: &Stage) -> String {
 fn address_of(program: &Program) -> String {
     let said = program.err();
     said.split("address=").nth(1).unwrap().split_whitespace().next().unwrap().to_owned()
+}
+
+/// The daemon on a disk that fails on demand.
+fn on_disk(stage: &Stage, faults: &Faults) -> Program {
+    let mut command = Command::new("true");
+    faults.preload(&mut command, stage.dir.path());
+    let text = |os: &std::ffi::OsStr| os.to_str().unwrap().to_owned();
+    let environment: Vec<(String, String)> =
+        command.get_envs().map(|(name, value)| (text(name), text(value.unwrap()))).collect();
+    let environment: Vec<(&str, &str)> = environment.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    Program::start(&["run", "--config", stage.file().to_str().unwrap()], &environment)
 }
 
 /// What the clock says now, in seconds since 1970, is of the moment.
