@@ -3,7 +3,7 @@
 //! A section is asked for the keys it may have; what nobody asked for is an unknown key. So the list of known
 //! keys is the reading code itself and cannot fall behind it. Knows nothing of what the keys mean.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
@@ -16,6 +16,25 @@ use super::secret::Secret;
 pub(super) struct Given<T> {
     pub(super) value: T,
     pub(super) origin: Origin,
+}
+
+/// What a key holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A text in quotes.
+    Text,
+    /// A text that must not show.
+    Secret,
+    /// A path; a relative one is taken from the folder of the file.
+    Path,
+    /// A whole number.
+    Count,
+    /// true or false.
+    Switch,
+    /// A table, `[key]`.
+    Table,
+    /// Any number of tables, `[[key]]`.
+    Tables,
 }
 
 /// Parses `text` and reads it with `read`, which asks for every key it knows. `path` is where the text was
@@ -47,14 +66,13 @@ pub(super) fn read_document<T>(
     Some(Section::read(&mut reader, String::new(), "", origin(None), Some(root.get_ref()), read))
 }
 
-/// Every key that `read` asks for, with dots between table and key (`switch.rule.profile`), in order of the
-/// alphabet.
-pub(super) fn keys_asked_for<T>(read: impl FnOnce(&mut Section<'_, '_>) -> T) -> Vec<String> {
+/// Every key that `read` asks for, with dots between table and key (`switch.rule.profile`), and what it holds.
+pub(super) fn keys_asked_for<T>(read: impl FnOnce(&mut Section<'_, '_>) -> T) -> BTreeMap<String, Kind> {
     let mut report = Report::default();
     let mut reader =
-        Reader { path: Path::new(""), text: "", report: &mut report, known: Some(BTreeSet::new()) };
+        Reader { path: Path::new(""), text: "", report: &mut report, known: Some(BTreeMap::new()) };
     Section::read(&mut reader, String::new(), "", Origin::Nowhere, None, read);
-    reader.known.into_iter().flatten().collect()
+    reader.known.unwrap_or_default()
 }
 
 /// One table of the file, while it is read.
@@ -76,7 +94,7 @@ struct Reader<'d> {
     text: &'d str,
     report: &'d mut Report,
     /// Filled only to list the known keys; a list of tables is then visited once though it is empty.
-    known: Option<BTreeSet<String>>,
+    known: Option<BTreeMap<String, Kind>>,
 }
 
 impl<'d> Section<'d, '_> {
@@ -114,7 +132,11 @@ impl<'d> Section<'d, '_> {
 
     /// A text, not empty.
     pub(super) fn text(&mut self, key: &'static str) -> Option<Given<String>> {
-        let (value, origin) = self.ask(key)?;
+        self.text_of(key, Kind::Text)
+    }
+
+    fn text_of(&mut self, key: &'static str, kind: Kind) -> Option<Given<String>> {
+        let (value, origin) = self.ask(key, kind)?;
         let Some(text) = value.as_str() else {
             return self.wrong_type(key, &origin, value, "a text in quotes");
         };
@@ -128,18 +150,20 @@ impl<'d> Section<'d, '_> {
 
     /// A text that must not show.
     pub(super) fn secret(&mut self, key: &'static str) -> Option<Given<Secret>> {
-        self.text(key).map(|text| Given { value: Secret::new(text.value), origin: text.origin })
+        self.text_of(key, Kind::Secret)
+            .map(|text| Given { value: Secret::new(text.value), origin: text.origin })
     }
 
     /// A path; a relative one is taken from the folder of the file.
     pub(super) fn path(&mut self, key: &'static str) -> Option<Given<PathBuf>> {
         let folder = self.reader.path.parent().unwrap_or(Path::new("")).to_owned();
-        self.text(key).map(|text| Given { value: folder.join(text.value), origin: text.origin })
+        self.text_of(key, Kind::Path)
+            .map(|text| Given { value: folder.join(text.value), origin: text.origin })
     }
 
     /// A whole number.
     pub(super) fn count(&mut self, key: &'static str) -> Option<Given<i64>> {
-        let (value, origin) = self.ask(key)?;
+        let (value, origin) = self.ask(key, Kind::Count)?;
         let number = value.as_integer().and_then(|n| i64::from_str_radix(n.as_str(), n.radix()).ok());
         match number {
             Some(value) => Some(Given { value, origin }),
@@ -149,7 +173,7 @@ impl<'d> Section<'d, '_> {
 
     /// true or false.
     pub(super) fn switch(&mut self, key: &'static str) -> Option<Given<bool>> {
-        let (value, origin) = self.ask(key)?;
+        let (value, origin) = self.ask(key, Kind::Switch)?;
         match value.as_bool() {
             Some(value) => Some(Given { value, origin }),
             None => self.wrong_type(key, &origin, value, "true or false without quotes"),
@@ -159,7 +183,7 @@ impl<'d> Section<'d, '_> {
     /// The `[key]` table, read with `read`; an absent one as if it were empty.
     pub(super) fn table<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'d, '_>) -> T) -> T {
         let (full, kind) = (self.full(key), self.kind_of(key));
-        let (entries, origin) = match self.ask(key) {
+        let (entries, origin) = match self.ask(key, Kind::Table) {
             Some((DeValue::Table(entries), origin)) => (Some(entries), origin),
             Some((other, origin)) => {
                 let what = format!("is {}, not a table", name_of(other));
@@ -178,7 +202,7 @@ impl<'d> Section<'d, '_> {
         mut read: impl FnMut(&mut Section<'d, '_>) -> T,
     ) -> Vec<T> {
         let (full, kind) = (self.full(key), self.kind_of(key));
-        let found = match self.ask(key) {
+        let found = match self.ask(key, Kind::Tables) {
             Some((DeValue::Array(found), _)) => {
                 found.iter().map(|v| (v.get_ref(), self.reader.origin_at(v.span().start))).collect()
             }
@@ -230,11 +254,11 @@ impl<'d> Section<'d, '_> {
         pairs
     }
 
-    fn ask(&mut self, key: &'static str) -> Option<(&'d DeValue<'d>, Origin)> {
+    fn ask(&mut self, key: &'static str, kind: Kind) -> Option<(&'d DeValue<'d>, Origin)> {
         self.asked.push(key);
-        let kind = self.kind_of(key);
+        let full = self.kind_of(key);
         if let Some(known) = &mut self.reader.known {
-            known.insert(kind);
+            known.insert(full, kind);
         }
         let (_, value) = self.entries?.iter().find(|(name, _)| name.get_ref() == key)?;
         Some((value.get_ref(), self.reader.origin_at(value.span().start)))

@@ -42,6 +42,7 @@ use crate::cti::client::Tls;
 use crate::queue::line::LatePolicy;
 
 pub use cti_url::CtiUrl;
+pub use document::Kind;
 pub use fault::{ConfigError, Fault, Origin, Unfit, Warning};
 pub use needs::Needs;
 pub use overlay::{Environment, Overrides, VARIABLES};

@@ -2,16 +2,17 @@
 //!
 //! The functions here are the list of known keys; [`known_keys`] reads it off them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::document::{self, Given, Section};
+use super::document::{self, Given, Kind, Section};
 use super::fault::{Origin, Report};
 use super::secret::Secret;
 
-/// Every key that the file may have, as `switch.rule.profile`, in order of the alphabet. The keys of
-/// `[causes]` are the operator's own.
+/// Every key that the file may have, as `switch.rule.profile`, with what it holds. The keys of `[causes]` are the
+/// operator's own.
 #[must_use]
-pub fn known_keys() -> Vec<String> {
+pub fn known_keys() -> BTreeMap<String, Kind> {
     document::keys_asked_for(config)
 }
 
