@@ -426,7 +426,7 @@ fn line(row: &Value) -> String {
     let after = ["story", "note"].iter().find_map(|key| row[key].as_str()).unwrap_or(held);
     let line = format!(
         "{:>6}  {:<24}  {:<7}  {:<3}  {:<16}  {:<16}  {}  {detail}  {}",
-        row["seq"],
+        row["seq"].to_string(),
         text(&row["happened"]),
         text(&body["event"]),
         text(&body["direction"]),

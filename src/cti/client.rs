@@ -9,6 +9,8 @@ use std::fmt;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER};
+use rustls::CertificateError;
+use rustls::pki_types::UnixTime;
 
 use super::reply::{Looked, Outcome, Reply, find_call};
 
@@ -214,7 +216,7 @@ fn tls_error(why: &reqwest::Error) -> Option<String> {
     let mut at: Option<&(dyn std::error::Error + 'static)> = why.source();
     while let Some(error) = at {
         if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref() {
-            return Some(format!("{why:?}"));
+            return Some(certificate_words(why));
         }
         // An I/O error does not name what it wraps as its source, only the source of that.
         let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
@@ -224,6 +226,20 @@ fn tls_error(why: &reqwest::Error) -> Option<String> {
         };
     }
     None
+}
+
+fn certificate_words(why: &CertificateError) -> String {
+    let day = |at: UnixTime| {
+        let at = i64::try_from(at.as_secs()).ok().and_then(|at| jiff::Timestamp::from_second(at).ok());
+        at.map_or_else(|| "another time".to_owned(), |at| at.to_string())
+    };
+    match why {
+        CertificateError::ExpiredContext { not_after, .. } => format!("it expired at {}", day(*not_after)),
+        CertificateError::NotValidYetContext { not_before, .. } => {
+            format!("it is not valid before {}", day(*not_before))
+        }
+        other => other.to_string(),
+    }
 }
 
 /// The innermost reason: what reqwest wraps around it repeats the URL, and with it the token.

@@ -161,7 +161,7 @@ impl Disk {
             |source: io::Error| StoreError::NotSynced { path: self.path.join("db"), source: source.into() };
         self.db.flush().map_err(|error| match error {
             // It writes and syncs. Only a write that was refused is surely not half done.
-            ::sled::Error::Io(source) if !is_refusal(&source) => not_synced(source),
+            ::sled::Error::Io(source) if !is_refusal(&source) => not_synced(in_words(source)),
             error => wrong(&self.path, error),
         })?;
         self.log.sync_data().map_err(not_synced)
@@ -256,7 +256,7 @@ fn check_snapshot(path: &Path) -> Result<(), StoreError> {
 
 fn wrong(path: &Path, error: ::sled::Error) -> StoreError {
     match error {
-        ::sled::Error::Io(source) => StoreError::io(path, source),
+        ::sled::Error::Io(source) => StoreError::io(path, in_words(source)),
         ::sled::Error::Corruption { at: Some(at), .. } => {
             StoreError::damaged_file(path, format!("sled reads what was not written there, at {at:?}"))
         }
@@ -264,5 +264,30 @@ fn wrong(path: &Path, error: ::sled::Error) -> StoreError {
             StoreError::damaged_file(path, "sled cannot read its snapshot or its log")
         }
         other => StoreError::damaged_file(path, other.to_string()),
+    }
+}
+
+/// The error as the system words it: sled passes on what it looks like to a programmer.
+fn in_words(error: io::Error) -> io::Error {
+    let text = error.to_string();
+    let code = text.split_once("code: ").map(|(_, rest)| rest.split(',').next().unwrap_or_default());
+    match code.and_then(|code| code.trim().parse().ok()) {
+        Some(code) if error.raw_os_error().is_none() => io::Error::from_raw_os_error(code),
+        Some(_) | None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_worded_as_the_system_words_it() {
+        let full = io::Error::from_raw_os_error(28);
+        let passed_on = ::sled::Error::Io(io::Error::from_raw_os_error(28)).clone();
+        let said = wrong(Path::new("/q"), passed_on).to_string();
+        assert!(said.contains(&full.to_string()) && !said.contains("kind"), "{said}");
+        let other = io::Error::other("no code: here");
+        assert_eq!(in_words(other).to_string(), "no code: here");
     }
 }
