@@ -59,7 +59,10 @@ async fn online(config: &Config, as_json: bool) -> bool {
 fn report(as_json: bool, what: &str, result: Result<&str, String>) -> bool {
     match &result {
         result if as_json => {
-            let said = result.as_ref().map_or_else(|why| why.as_str(), |fine| fine);
+            let said = match result {
+                Ok(fine) => fine,
+                Err(why) => why.as_str(),
+            };
             print(&json!({ "of": what, "works": result.is_ok(), "said": said }).to_string());
         }
         Ok(fine) => print(&format!("{what}: {fine}")),
