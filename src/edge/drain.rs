@@ -14,6 +14,7 @@ use tracing::{Instrument, debug, error, info, warn};
 
 use super::accept::Accepted;
 use super::clock;
+use super::mask;
 use super::pauses;
 use super::pulse::Beat;
 use crate::cti::client::Client;
@@ -294,7 +295,8 @@ impl Drain {
 
     /// Around all that is said of a call.
     fn span(&self, call: &CallId) -> tracing::Span {
-        tracing::error_span!("call", zammad = self.name, call = call.as_str())
+        // An id that an application chose may have a number in it.
+        tracing::error_span!("call", zammad = self.name, call = mask::numbers(call.as_str()))
     }
 
     fn settle(&self, seq: Seq, fate: Fate, at: UnixMillis) -> Settle {
