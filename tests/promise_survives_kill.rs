@@ -5,6 +5,7 @@
 //! - nor may one that was dialled by a leg of which that is true;
 //! - what was dialled through a loopback for such a call may be told as one of its own;
 //! - an outbound call whose first trunks were missed is known by the trunk that was not;
+//! - one whose dialling leg was missed as it began bears the number that its trunk knows of that leg;
 //! - of a call of which something was missed, answers may be missing whose moment was missed (who has hung up since
 //!   is not known to the switch any more), and its cause may be another;
 //! - a missed call's hangup that was on its way at a kill is not repeated: it may ring on, and the store says so;
@@ -286,7 +287,7 @@ impl Trial {
                         tally.unknown += 1;
                         vec![]
                     }
-                    Some(row) => self.compare(number, whole, &call, row, &mut tally),
+                    Some(row) => self.compare((number, scene), whole, &call, row, &mut tally),
                 };
                 let kind = if whole { "whole" } else { "hurt" };
                 let about = |what| {
@@ -364,7 +365,14 @@ impl Trial {
         trunks.filter_map(|e| self.rows.remove(&e.header("Unique-ID")?)).next()
     }
 
-    fn compare(&self, number: usize, whole: bool, call: &Call, row: &Row, tally: &mut Tally) -> Vec<String> {
+    fn compare(
+        &self,
+        (number, scene): (usize, &Scene),
+        whole: bool,
+        call: &Call,
+        row: &Row,
+        tally: &mut Tally,
+    ) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut claim = |right: bool, what: &str| {
             if !right {
@@ -418,7 +426,10 @@ impl Trial {
         tally.hurt_but_right += usize::from(as_expected);
         let (begins, _) = call.span();
         if self.on_disk.contains(&(number, begins)) {
-            claim(row.from == call.row.from && row.to == call.row.to, "numbers");
+            let dialler = scene.recording.events().iter().position(|e| e.name() == "CHANNEL_CREATE");
+            let heard = dialler.is_none_or(|first| self.on_disk.contains(&(number, first)));
+            let from = row.from == call.row.from || call.row.direction == "out" && !heard;
+            claim(from && row.to == call.row.to, "numbers");
         }
         // Nobody may have answered who did not.
         let mut right = call.answers().into_iter();
