@@ -24,21 +24,37 @@ const LOOK_FIRST: Duration = Duration::from_millis(200);
 /// Asks the running daemon or, if none runs, the store itself.
 pub(super) fn question(common: &Common, request: Request) -> Result<Vec<Value>, Failure> {
     let config = common.load(Needs::Calls)?.config;
-    let answer =
-        runtime()?.block_on(async {
-            let asked = control::ask(&config.state_dir, &request).await;
-            match asked.map_err(|why| Failure::new(match why.kind() {
-            ErrorKind::PermissionDenied => format!(
-                "the daemon's control socket in {}: {why}; ask as the user that it runs as, or as root",
-                config.state_dir.display()
-            ),
-            _ => format!("the daemon did not answer whole: {why}; ask again"),
-        }))? {
+    runtime()?.block_on(async {
+        match running(&config.state_dir, &request).await? {
             Some(answer) => Ok(answer),
             None => from_store(&config, request).await,
         }
-        })?;
-    match answer.first().and_then(|a| a["error"].as_str()) {
+    })
+}
+
+/// As [`question`], where the answer is one object.
+pub(super) fn single_answer(common: &Common, request: Request) -> Result<Value, Failure> {
+    single(question(common, request)?)
+}
+
+/// The one object of an answer.
+pub(super) fn single(answer: Vec<Value>) -> Result<Value, Failure> {
+    answer.into_iter().next().ok_or_else(|| Failure::new("the daemon gave no answer"))
+}
+
+/// Asks the running daemon. `None` if none runs.
+pub(super) async fn running(state_dir: &Path, request: &Request) -> Result<Option<Vec<Value>>, Failure> {
+    let asked = control::ask(state_dir, request).await;
+    let answer = asked.map_err(|why| {
+        Failure::new(match why.kind() {
+            ErrorKind::PermissionDenied => format!(
+                "the daemon's control socket in {}: {why}; ask as the user that it runs as, or as root",
+                state_dir.display()
+            ),
+            _ => format!("the daemon did not answer whole: {why}; ask again"),
+        })
+    })?;
+    match answer.as_ref().and_then(|answer| answer.first()?["error"].as_str()) {
         Some(why) => Err(Failure::new(why)),
         None => Ok(answer),
     }

@@ -4,14 +4,13 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::ask::question;
+use super::ask::single_answer;
 use super::{Common, Failure, print, say};
 use crate::edge::clock;
 use crate::edge::control::Request;
 
 pub(super) fn run(common: &Common) -> Result<ExitCode, Failure> {
-    let answer = question(common, Request::Snapshot { reveal: true })?;
-    let Some(all) = answer.first() else { return Err(Failure::new("the daemon gave no answer")) };
+    let all = single_answer(common, Request::Snapshot { reveal: true })?;
     let calls = all["calls_now"].as_array().map(Vec::as_slice).unwrap_or_default();
     if common.json {
         calls.iter().for_each(|call| print(&call.to_string()));

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::ask::question;
+use super::ask::single_answer;
 use super::{Common, Failure, print};
 use crate::edge::control::Request;
 
@@ -16,8 +16,7 @@ pub(super) struct Log {
 }
 
 pub(super) fn run(log: &Log, common: &Common) -> Result<ExitCode, Failure> {
-    let answer = question(common, Request::Log { level: log.level.clone() })?;
-    let Some(said) = answer.first() else { return Err(Failure::new("the daemon gave no answer")) };
+    let said = single_answer(common, Request::Log { level: log.level.clone() })?;
     let level = said["level"].as_str().unwrap_or("-");
     if common.json {
         print(&said.to_string());

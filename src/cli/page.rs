@@ -2,18 +2,12 @@
 
 use std::process::ExitCode;
 
-use serde_json::Value;
-
-use super::ask::question;
+use super::ask::single_answer;
 use super::{Common, Failure, print};
 use crate::edge::control::Request;
 
 pub(super) fn run(common: &Common) -> Result<ExitCode, Failure> {
-    let answer = question(common, Request::Page)?;
-    let Some(url) = answer.first().and_then(|a| a["url"].as_str()) else {
-        return Err(Failure::new("the daemon gave no answer"));
-    };
-    let json = || Value::from_iter([("url", url)]);
-    print(&if common.json { json().to_string() } else { url.to_owned() });
+    let link = single_answer(common, Request::Page)?;
+    print(&if common.json { link.to_string() } else { link["url"].as_str().unwrap_or_default().to_owned() });
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use super::ask::question;
+use super::ask::{question, single_answer};
 use super::{Common, Failure, print, say};
 use crate::edge::clock;
 use crate::edge::control::{Kind, Request, Selection};
@@ -112,7 +112,7 @@ pub(super) fn run(queue: &Queue, common: &Common) -> Result<ExitCode, Failure> {
         Command::List { which, limit } => list(common, kind(*which), *limit),
         Command::Show { id } => show(common, id),
         Command::Replay { dead, since, these, dry_run, wait } => {
-            if *wait && question(common, Request::Status)?.first().is_none_or(|s| s["running"] != true) {
+            if *wait && single_answer(common, Request::Status)?["running"] != true {
                 return Err(Failure::new(
                     "the daemon is not running, so --wait would never end; start it, or leave --wait out",
                 ));
@@ -295,8 +295,8 @@ fn wait_for(rows: &[Value], common: &Common) -> Result<(), Failure> {
     let (Some(first), Some(last)) = (seqs().min(), seqs().max()) else { return Ok(()) };
     let mut shown = None;
     loop {
-        let answer = question(common, Request::Waiting { first, last })?;
-        let waiting = answer.first().and_then(|a| a["waiting"].as_u64()).unwrap_or_default();
+        let answer = single_answer(common, Request::Waiting { first, last })?;
+        let waiting = answer["waiting"].as_u64().unwrap_or_default();
         if shown != Some(waiting) {
             say(&format!("{waiting} of {} still waiting", rows.len()));
             shown = Some(waiting);
@@ -373,13 +373,16 @@ fn pages(
 ) -> Result<(), Failure> {
     let (mut from, mut left) = (0, limit);
     while left > 0 {
-        let rows = question(common, Request::List { kind, from, limit: left.min(PAGE) })?;
-        let Some(last) = rows.last().and_then(|row| row["seq"].as_u64()) else { return Ok(()) };
-        from = last + 1;
-        left -= rows.len();
+        let wanted = left.min(PAGE);
+        let rows = question(common, Request::List { kind, from, limit: wanted })?;
         for row in &rows {
             take(row)?;
         }
+        // A page that is not full is the last one.
+        let last = rows.last().filter(|_| rows.len() == wanted);
+        let Some(last) = last.and_then(|row| row["seq"].as_u64()) else { return Ok(()) };
+        from = last + 1;
+        left -= rows.len();
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::ask::question;
+use super::ask::single_answer;
 use super::{Common, Failure, print};
 use crate::edge::control::Request;
 
@@ -12,12 +12,11 @@ use crate::edge::control::Request;
 const NOT_RUNNING: u8 = 3;
 
 pub(super) fn run(common: &Common) -> Result<ExitCode, Failure> {
-    let answer = question(common, Request::Status)?;
-    let Some(all) = answer.first() else { return Err(Failure::new("the daemon gave no answer")) };
+    let all = single_answer(common, Request::Status)?;
     if common.json {
         print(&all.to_string());
     } else {
-        for line in lines(all) {
+        for line in lines(&all) {
             print(&line);
         }
     }

@@ -12,10 +12,11 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, Ke
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
+use super::ask::{running, single};
 use super::{Common, Failure, runtime};
 use crate::config::Needs;
 use crate::edge::clock;
-use crate::edge::control::{self, Request};
+use crate::edge::control::Request;
 use view::Shown;
 
 /// How often the daemon is asked.
@@ -55,13 +56,10 @@ pub(super) fn run(top: &Top, common: &Common) -> Result<ExitCode, Failure> {
 
 /// What the daemon says, or why it does not.
 fn ask(runtime: &Runtime, state_dir: &Path, reveal: bool) -> Result<Value, String> {
-    let answer = runtime.block_on(control::ask(state_dir, &Request::Snapshot { reveal }));
-    let answer = answer.map_err(|why| format!("the daemon does not answer: {why}"))?;
-    let answer = answer.ok_or("the daemon is not running; waiting for it".to_owned())?;
-    let all = answer.into_iter().next().ok_or("the daemon gave no answer".to_owned())?;
-    match all["error"].as_str() {
-        Some(why) => Err(why.to_owned()),
-        None => Ok(all),
+    let answer = runtime.block_on(running(state_dir, &Request::Snapshot { reveal }));
+    match answer.map_err(|failure| failure.why)? {
+        Some(answer) => single(answer).map_err(|failure| failure.why),
+        None => Err("the daemon is not running; waiting for it".to_owned()),
     }
 }
 
