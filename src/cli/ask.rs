@@ -101,12 +101,9 @@ async fn from_store(config: &Config, request: Request) -> Result<Vec<Value>, Fai
 /// The running daemon knows its Zammads; the store does not.
 fn by_zammad(config: &Config, request: Request) -> Result<Vec<Request>, Failure> {
     let Request::Pause { zammad, paused } = request else { return Ok(vec![request]) };
-    let known = || config.zammads.iter().map(|z| z.name.as_str());
-    let meant: Vec<Request> = known()
-        .filter(|name| zammad.as_deref().is_none_or(|z| z == *name))
-        .map(|name| Request::Pause { zammad: Some(name.to_owned()), paused })
-        .collect();
-    if meant.is_empty() { Err(Failure::new(answers::unknown_zammad(known()))) } else { Ok(meant) }
+    let there = config.zammads.iter().map(|z| z.name.as_str());
+    let names = answers::meant(there, zammad.as_deref()).map_err(Failure::new)?;
+    Ok(names.into_iter().map(|name| Request::Pause { zammad: Some(name), paused }).collect())
 }
 
 fn not_asked(why: Failure) -> Finding {

@@ -1,6 +1,7 @@
 //! What is answered to each request: from the store and, if there is one, the running daemon.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -78,6 +79,18 @@ pub async fn answer(store: &Store, live: Option<&Live>, request: Request) -> Res
         }
         Request::Import { rows } => import(store, live, &rows).await,
     }
+}
+
+/// As [`answer`], of the running daemon, from one of its threads: reading the store waits for the disk, and a thread that
+/// does so must not be one that the loops run on.
+///
+/// # Errors
+/// As [`answer`].
+pub async fn aside(store: Store, live: Arc<Live>, request: Request) -> Result<Vec<Value>, Refusal> {
+    let here = tokio::runtime::Handle::current();
+    let answering = tokio::task::spawn_blocking(move || here.block_on(answer(&store, Some(&live), request)));
+    // Lost only with the whole program.
+    answering.await.unwrap_or(Err(Refusal::Store(StoreError::Closed)))
 }
 
 /// A link to the status page, good once and soon.
@@ -165,19 +178,15 @@ async fn pause(
     zammad: Option<&str>,
     paused: bool,
 ) -> Result<Vec<Value>, Refusal> {
-    let known = live.map(|l| l.zammads.as_slice()).unwrap_or_default();
-    let mut names = Vec::new();
-    for (name, _, _, orders) in known.iter().filter(|(name, ..)| zammad.is_none_or(|z| z == name)) {
+    let running = live.map(|l| l.zammads.as_slice()).unwrap_or_default();
+    let names = match live {
+        Some(_) => meant(running.iter().map(|(name, ..)| name.as_str()), zammad)?,
+        // The store knows no Zammad: whoever asks it has looked.
+        None => zammad.map(str::to_owned).into_iter().collect(),
+    };
+    for (_, _, _, orders) in running.iter().filter(|(name, ..)| names.contains(name)) {
         // A drain that is stopping posts nothing any more.
         let _ = orders.send(Order::Pause(paused)).await;
-        names.push(name.as_str());
-    }
-    match (live, zammad) {
-        (None, Some(name)) => names.push(name),
-        (Some(_), _) if !names.is_empty() => {}
-        (_, _) => {
-            return Err(Refusal::Senseless(unknown_zammad(known.iter().map(|(name, ..)| name.as_str()))));
-        }
     }
     let state = names.iter().map(|name| pauses::change(name, paused)).collect();
     let written = store.accept(Accepting { events: vec![], state });
@@ -188,10 +197,21 @@ async fn pause(
     Ok(names.iter().map(|name| json!({ "zammad": name, "paused": paused, "lasts": lasts })).collect())
 }
 
-/// What is said of a Zammad that there is not.
-#[must_use]
-pub fn unknown_zammad<'a>(known: impl Iterator<Item = &'a str>) -> String {
-    format!("no Zammad is called so; there is {}", known.collect::<Vec<_>>().join(", "))
+/// Of the Zammads that there are, the one that is named; all where none is.
+///
+/// # Errors
+/// If none is called so.
+pub fn meant<'a>(
+    there: impl Iterator<Item = &'a str> + Clone,
+    zammad: Option<&str>,
+) -> Result<Vec<String>, Refusal> {
+    let is_meant = |name: &&str| zammad.is_none_or(|zammad| zammad == *name);
+    let names: Vec<String> = there.clone().filter(is_meant).map(str::to_owned).collect();
+    if names.is_empty() {
+        let there = there.collect::<Vec<_>>().join(", ");
+        return Err(Refusal::Senseless(format!("no Zammad is called so; there is {there}")));
+    }
+    Ok(names)
 }
 
 fn log_level(live: Option<&Live>, level: Option<String>) -> Result<Vec<Value>, Refusal> {

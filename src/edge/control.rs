@@ -375,7 +375,9 @@ async fn converse(stream: UnixStream, store: &Store, live: &Arc<Live>) -> io::Re
         return Err(io::Error::other("a request without an end"));
     }
     let answer = match serde_json::from_str::<Request>(&line) {
-        Ok(request) => off_the_loops(store.clone(), Arc::clone(live), request).await,
+        Ok(request) => answers::aside(store.clone(), Arc::clone(live), request)
+            .await
+            .unwrap_or_else(|why| vec![failure(&why)]),
         Err(why) => vec![failure(&why)],
     };
     for value in answer {
@@ -384,18 +386,6 @@ async fn converse(stream: UnixStream, store: &Store, live: &Arc<Live>) -> io::Re
         write.write_all(&line).await?;
     }
     write.shutdown().await
-}
-
-/// Reading the store waits for the disk, and a thread that does so must not be one that the loops run on.
-async fn off_the_loops(store: Store, live: Arc<Live>, request: Request) -> Vec<Value> {
-    let here = tokio::runtime::Handle::current();
-    let answering =
-        tokio::task::spawn_blocking(move || here.block_on(answers::answer(&store, Some(&live), request)));
-    match answering.await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(why)) => vec![failure(&why)],
-        Err(why) => vec![failure(&why)],
-    }
 }
 
 fn failure(why: &dyn std::fmt::Display) -> Value {

@@ -51,13 +51,13 @@ const HEADERS: [(&str, &str); 6] = [
 #[derive(Clone)]
 struct Site {
     store: Store,
-    live: Live,
+    live: Arc<Live>,
     admin: Arc<Admin>,
     places: Arc<Semaphore>,
 }
 
 pub(super) fn router(store: Store, live: Live, admin: Arc<Admin>) -> Router {
-    let site = Site { store, live, admin, places: Arc::new(Semaphore::new(VIEWERS_MAX)) };
+    let site = Site { store, live: Arc::new(live), admin, places: Arc::new(Semaphore::new(VIEWERS_MAX)) };
     let file =
         |kind: &'static str, text: &'static str| get(move || async move { ([(CONTENT_TYPE, kind)], text) });
     Router::new()
@@ -220,7 +220,7 @@ async fn replay(
     };
     let request =
         control::Request::Replay { dead: all, these: Selection { seqs, call: None }, dry_run: false };
-    match answers::answer(&site.store, Some(&site.live), request).await {
+    match answers::aside(site.store, site.live, request).await {
         Ok(rows) => {
             info!(name: "page_replayed", events = rows.len(), "events were put back into the queue from the status page");
             Json(json!({ "replayed": rows.len() })).into_response()

@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// What one viewer sees.
 pub(super) struct Viewer {
     pub(super) store: Store,
-    pub(super) live: Live,
+    pub(super) live: Arc<Live>,
     pub(super) admin: Arc<Admin>,
     pub(super) session: Option<String>,
     pub(super) seen: Seen,
@@ -49,7 +49,7 @@ pub(super) fn ticks(viewer: Viewer) -> impl Stream<Item = Result<Event, Infallib
 
 /// `None` only if the program ends.
 async fn snapshot(viewer: &Viewer, from: UnixMillis) -> Option<Value> {
-    let (store, live, seen) = (viewer.store.clone(), viewer.live.clone(), viewer.seen);
+    let (store, live, seen) = (viewer.store.clone(), Arc::clone(&viewer.live), viewer.seen);
     let read = move || status::snapshot(&store, Some(&live), seen, from);
     let mut all = tokio::task::spawn_blocking(read).await.ok()?;
     all["session"] = viewer.session.is_some().into();
