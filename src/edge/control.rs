@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ use super::answers;
 use super::backfill::BackfillState;
 use super::drain::{DrainState, Order};
 use super::history::History;
-use super::intake::Board;
+use super::intake::{Board, Figures};
 use super::listener::LinkState;
 use super::ongoing::Ongoing;
 use super::pulse::Pulse;
@@ -210,6 +210,18 @@ impl Live {
             posts: PostSeconds::default(),
             admin: None,
         }
+    }
+
+    /// What is known of the calls at this moment.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        *self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The links to the switches, by the switches' names.
+    #[must_use]
+    pub fn links(&self) -> Vec<(String, LinkState)> {
+        self.switches.iter().map(|(name, _, state)| (name.clone(), state.borrow().clone())).collect()
     }
 }
 

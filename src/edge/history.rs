@@ -67,16 +67,15 @@ pub fn lock(history: &History) -> MutexGuard<'_, Samples> {
 /// Looks at the queue until cancelled.
 pub async fn run(history: History, store: Store, stop: CancellationToken) {
     loop {
-        let (store, history) = (store.clone(), history.clone());
-        let look = move || {
-            let now = clock::now();
-            // While the disk refuses, nothing can be read: the age stands still.
-            let oldest =
-                store.oldest_pending().ok().flatten().map_or(0, |(_, p)| now.since(p.happened).as_secs());
-            lock(&history).note(now, store.counts().pending, oldest);
+        let (waiting, reader) = (store.counts().pending, store.clone());
+        let age = move || {
+            let oldest = reader.oldest_pending().ok().flatten();
+            oldest.map_or(0, |(_, event)| clock::now().since(event.happened).as_secs())
         };
-        // Lost only with the whole program.
-        let _ = tokio::task::spawn_blocking(look).await;
+        // Most of the time nothing waits, and the disk is not asked. While it refuses it cannot be; one that is lost is
+        // lost with the whole program.
+        let oldest = if waiting > 0 { tokio::task::spawn_blocking(age).await.unwrap_or(0) } else { 0 };
+        lock(&history).note(clock::now(), waiting, oldest);
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(LOOK) => {}

@@ -34,7 +34,6 @@
 //!
 //! Times are text as in the log, or milliseconds since 1970 where the key ends in `_ms`.
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -93,7 +92,7 @@ pub fn status(store: &Store, live: Option<&Live>) -> Value {
         status["paused"] = pauses::all(store).unwrap_or_default().into();
     }
     if let Some(live) = live {
-        let figures = *live.board.lock().unwrap_or_else(PoisonError::into_inner);
+        let figures = live.figures();
         status["started"] = live.started.to_string().into();
         status["calls"] = json!({
             "going_on": figures.calls, "legs": figures.legs, "events_handled": figures.handled, "events_accepted": figures.accepted,

@@ -124,7 +124,7 @@ pub fn sentence(live: &Live, store: &Store, stopping: bool, stuck: &[String]) ->
             }
         });
     }
-    let figures = *live.board.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let figures = live.figures();
     let counts = store.counts();
     parts.push(format!("{} calls, {} events wait", figures.calls, counts.pending));
     if counts.dead > 0 {

@@ -108,9 +108,7 @@ async fn livez(State(site): State<Site>) -> Response {
 }
 
 async fn readyz(State(site): State<Site>) -> Response {
-    let switches = site.live.switches.iter().map(|(name, _, state)| (name.clone(), state.borrow().clone()));
-    let switches: Vec<_> = switches.collect();
-    probe(&health::not_ready(&switches, clock::now()))
+    probe(&health::not_ready(&site.live.links(), clock::now()))
 }
 
 fn probe(faults: &[String]) -> Response {

@@ -18,7 +18,6 @@ use crate::cti::event::Direction;
 use crate::edge::clock;
 use crate::edge::control::Live;
 use crate::edge::drain::DrainState;
-use crate::edge::intake::Figures;
 use crate::edge::listener::LinkState;
 use crate::esl::event::Name;
 use crate::queue::breaker::Link;
@@ -86,8 +85,7 @@ fn program(sheet: &mut Sheet, live: &Live) {
 }
 
 fn switches(sheet: &mut Sheet, live: &Live) {
-    let all = live.switches.iter().map(|(name, _, state)| (name.clone(), state.borrow().clone()));
-    let all: Vec<(String, LinkState)> = all.collect();
+    let all = live.links();
     let each = |of: &dyn Fn(&LinkState) -> u64| -> Vec<(Labels, u64)> {
         all.iter().map(|(name, state)| (vec![("switch", name.clone())], of(state))).collect()
     };
@@ -127,7 +125,7 @@ fn switches(sheet: &mut Sheet, live: &Live) {
 }
 
 fn calls(sheet: &mut Sheet, live: &Live) {
-    let figures: Figures = *live.board.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let figures = live.figures();
     let one = |value: usize| [(vec![], float(value as u64))];
     sheet.gauge("calls_active", "Calls that are going on", None, one(figures.calls));
     sheet.gauge("legs_remembered", "Legs that are remembered, ended ones included", None, one(figures.legs));
