@@ -104,7 +104,7 @@ fn from_records(settings: Settings, records: &[PathBuf], explain: bool) -> Resul
     }
     for run in cdr::runs(&cdrs) {
         let mut story = Story::new(settings.clone(), explain);
-        for (at, event) in cdr::replay(&run) {
+        for (at, event) in cdr::replay(run) {
             story.now = at;
             story.tracker.handle_event(&event, at);
             story.tell();

@@ -28,24 +28,25 @@ const LATER: [&str; 4] = ["dialed_user", "dialed_domain", "dialed_extension", "c
 /// all that is known of them, in any order.
 #[must_use]
 pub fn tell(settings: Arc<Settings>, cdrs: &[Cdr]) -> Vec<Vec<News>> {
-    runs(cdrs).iter().flat_map(|run| tell_run(Arc::clone(&settings), run)).collect()
+    runs(cdrs).into_iter().flat_map(|run| tell_run(Arc::clone(&settings), run)).collect()
 }
 
-/// The records of each run of a switch by themselves, oldest run first, each leg once; of two files of one leg the last counts. Files of
-/// several switches may lie in one folder, and to one tracker another run means that the calls of the last are over.
+/// The records of each run of a switch by themselves, oldest run first, each leg once; of two files of one leg the last
+/// counts. Files of several switches may lie in one folder, and to one tracker another run means that the calls of the
+/// last are over.
 #[must_use]
-pub fn runs(cdrs: &[Cdr]) -> Vec<Vec<Cdr>> {
+pub fn runs(cdrs: &[Cdr]) -> Vec<Vec<&Cdr>> {
     let legs: BTreeMap<&str, &Cdr> = cdrs.iter().map(|cdr| (cdr.id(), cdr)).collect();
-    let mut runs: BTreeMap<&str, Vec<Cdr>> = BTreeMap::new();
+    let mut runs: BTreeMap<&str, Vec<&Cdr>> = BTreeMap::new();
     for cdr in legs.into_values() {
-        runs.entry(&cdr.core).or_default().push(cdr.clone());
+        runs.entry(&cdr.core).or_default().push(cdr);
     }
-    let mut runs: Vec<Vec<Cdr>> = runs.into_values().collect();
-    runs.sort_by_key(|run| run.iter().map(Cdr::begun).min());
+    let mut runs: Vec<Vec<&Cdr>> = runs.into_values().collect();
+    runs.sort_by_key(|run| run.iter().map(|cdr| cdr.begun()).min());
     runs
 }
 
-fn tell_run(settings: Arc<Settings>, cdrs: &[Cdr]) -> Vec<Vec<News>> {
+fn tell_run<'a>(settings: Arc<Settings>, cdrs: impl IntoIterator<Item = &'a Cdr>) -> Vec<Vec<News>> {
     let mut tracker = Tracker::new(settings);
     let mut last = UnixMillis::default();
     for (at, event) in replay(cdrs) {
@@ -76,7 +77,7 @@ fn tell_run(settings: Arc<Settings>, cdrs: &[Cdr]) -> Vec<Vec<News>> {
 ///
 /// A leg whose cause is not among them is left out: what it was part of is told elsewhere, or cannot be told.
 #[must_use]
-pub fn replay(cdrs: &[Cdr]) -> Vec<(UnixMillis, Event)> {
+pub fn replay<'a>(cdrs: impl IntoIterator<Item = &'a Cdr>) -> Vec<(UnixMillis, Event)> {
     let known = rooted(cdrs);
     let mut timeline = Timeline::default();
     for cdr in known.values() {
@@ -90,8 +91,8 @@ pub fn replay(cdrs: &[Cdr]) -> Vec<(UnixMillis, Event)> {
 }
 
 /// The legs that began by themselves, and those that they caused. Of two files of one leg the last counts.
-fn rooted(cdrs: &[Cdr]) -> BTreeMap<&str, &Cdr> {
-    let mut waiting: BTreeMap<&str, &Cdr> = cdrs.iter().map(|cdr| (cdr.id(), cdr)).collect();
+fn rooted<'a>(cdrs: impl IntoIterator<Item = &'a Cdr>) -> BTreeMap<&'a str, &'a Cdr> {
+    let mut waiting: BTreeMap<&str, &Cdr> = cdrs.into_iter().map(|cdr| (cdr.id(), cdr)).collect();
     let mut known: BTreeMap<&str, &Cdr> = BTreeMap::new();
     let mut named: HashSet<&str> = HashSet::new();
     for _ in 0..HOPS_MAX {
