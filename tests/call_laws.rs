@@ -8,8 +8,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
 use freeswitch_zammad::call::HEADERS;
-use freeswitch_zammad::call::cause::Table;
-use freeswitch_zammad::call::people::People;
 use freeswitch_zammad::call::tracker::{FAILOVER_MAX, News, Output, REMEMBERED, Settings, Tracker};
 use freeswitch_zammad::cti::event::{Direction, What};
 use freeswitch_zammad::esl::event::{Event, Name};
@@ -253,14 +251,7 @@ const VALUES: [&str; 12] = [
 ];
 
 fn settings(internal: bool) -> Settings {
-    Settings {
-        country: "DE".parse().unwrap(),
-        rules: vec![],
-        causes: Table::default(),
-        people: People::default(),
-        routes: vec![],
-        internal,
-    }
+    Settings { internal, ..common::stream::settings() }
 }
 
 /// A tracker that is fed, and all that it has told.

@@ -8,9 +8,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use freeswitch_zammad::call::HEADERS;
-use freeswitch_zammad::call::cause::Table;
-use freeswitch_zammad::call::people::People;
-use freeswitch_zammad::call::tracker::{FAILOVER_MAX, Output, Settings, Tracker};
+use freeswitch_zammad::call::tracker::{FAILOVER_MAX, Output, Tracker};
 use freeswitch_zammad::esl::event::Event;
 use freeswitch_zammad::esl::frame::{FrameDecoder, Kind};
 use freeswitch_zammad::sim::recording::Recording;
@@ -18,6 +16,7 @@ use freeswitch_zammad::time::UnixMillis;
 use serde_json::Value;
 use tokio_util::codec::Decoder;
 
+use common::stream::settings;
 use common::told::problems;
 
 #[test]
@@ -84,15 +83,7 @@ fn check_folder(folder: &str) {
 
 /// What would be posted for a stream that arrives in pieces of `size` bytes.
 fn tell(bytes: &[u8], size: usize) -> Vec<Value> {
-    let settings = Settings {
-        country: "DE".parse().unwrap(),
-        rules: vec![],
-        causes: Table::default(),
-        people: People::default(),
-        routes: vec![],
-        internal: false,
-    };
-    let mut tracker = Tracker::new(Arc::new(settings));
+    let mut tracker = Tracker::new(Arc::new(settings()));
     let mut decoder = FrameDecoder::default();
     let mut buffer = BytesMut::new();
     let mut now = UnixMillis(0);

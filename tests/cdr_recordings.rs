@@ -10,16 +10,15 @@ mod record;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use freeswitch_zammad::call::cause::Table;
 use freeswitch_zammad::call::cdr::{self, Cdr};
-use freeswitch_zammad::call::people::People;
-use freeswitch_zammad::call::tracker::{FAILOVER_MAX, News, Output, Settings, Tracker};
+use freeswitch_zammad::call::tracker::{FAILOVER_MAX, News, Output, Tracker};
 use freeswitch_zammad::cti::event::What;
 use freeswitch_zammad::sim::recording::Recording;
 use freeswitch_zammad::time::UnixMillis;
 use record::Record;
 use serde_json::Value;
 
+use common::stream::settings;
 use common::told::problems;
 
 const FOLDERS: [&str; 2] = ["captures", "captures-fusionpbx"];
@@ -87,27 +86,16 @@ fn check(keep: impl Fn(&Record) -> bool) -> Vec<(String, String)> {
     wrong
 }
 
-fn settings() -> Arc<Settings> {
-    Arc::new(Settings {
-        country: "DE".parse().unwrap(),
-        rules: vec![],
-        causes: Table::default(),
-        people: People::default(),
-        routes: vec![],
-        internal: false,
-    })
-}
-
 fn read(text: &str) -> Cdr {
     cdr::read(text.as_bytes()).unwrap_or_else(|why| panic!("{why}: {text}"))
 }
 
 fn told_of(cdrs: &[Cdr]) -> Vec<News> {
-    cdr::tell(settings(), cdrs).into_iter().flatten().collect()
+    cdr::tell(Arc::new(settings()), cdrs).into_iter().flatten().collect()
 }
 
 fn live(bytes: &[u8]) -> Vec<News> {
-    let mut tracker = Tracker::new(settings());
+    let mut tracker = Tracker::new(Arc::new(settings()));
     let mut now = UnixMillis(0);
     for event in common::events(bytes) {
         now = event.timestamp_ms().map_or(now, UnixMillis).max(now);

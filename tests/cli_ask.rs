@@ -7,20 +7,14 @@ mod program;
 #[path = "common/road.rs"]
 mod road;
 
-use freeswitch_zammad::sim::switch::{Settings, Switch};
-use freeswitch_zammad::sim::zammad::{self, Answer, Fault, Zammad};
+use freeswitch_zammad::sim::zammad::{self, Answer, Fault};
 use program::{PASSWORD, Program, Said, TOKEN, flags, run};
 use road::{Road, renamed, until};
 use serde_json::Value;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn running_or_stopped_the_words_are_the_same() {
-    let zammad = zammad::Settings { token: TOKEN.into(), ..zammad::Settings::default() };
-    let mut road = Road {
-        switch: Switch::start(Settings { password: PASSWORD.into(), ..Settings::default() }).unwrap(),
-        zammad: Zammad::start(zammad).unwrap(),
-        dir: tempfile::tempdir().unwrap(),
-    };
+    let mut road = Road::guarded(PASSWORD, TOKEN);
     // One call's answer is refused for good; another call waits, because Zammad is away.
     road.zammad.set_fault_rule(|seen| match seen.event.as_deref() {
         Some("answer") => Fault::answer_instead(Answer::json(422, r#"{"error":"no such thing"}"#)),
@@ -113,12 +107,7 @@ fn where_nothing_is_there_is_one_sentence_and_nothing_is_made() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_that_go_on_are_told_running_or_stopped() {
-    let zammad = zammad::Settings { token: TOKEN.into(), ..zammad::Settings::default() };
-    let road = Road {
-        switch: Switch::start(Settings { password: PASSWORD.into(), ..Settings::default() }).unwrap(),
-        zammad: Zammad::start(zammad).unwrap(),
-        dir: tempfile::tempdir().unwrap(),
-    };
+    let road = Road::guarded(PASSWORD, TOKEN);
     let (url, address) = (road.zammad.url(), road.switch.addr().to_string());
     let dir = road.dir.path().to_str().unwrap().to_owned();
     let ask = |words: &[&str]| run(&[words, &["--state-dir", &dir]].concat());

@@ -14,8 +14,8 @@ use freeswitch_zammad::config::CtiUrl;
 use freeswitch_zammad::daemon::limits;
 use freeswitch_zammad::esl::command::SUBSCRIPTION;
 use freeswitch_zammad::sim::recording::{Event, Recording};
-use freeswitch_zammad::sim::switch::{Disconnect, Settings, Switch, User};
-use freeswitch_zammad::sim::zammad::{self, Fault, Row, Zammad};
+use freeswitch_zammad::sim::switch::{Disconnect, Settings, User};
+use freeswitch_zammad::sim::zammad::{self, Fault, Row};
 use freeswitch_zammad::store::{Seq, Store};
 use program::{PASSWORD, Program, Said, TOKEN, flags, run};
 use road::{Road, config, differences, renamed, rows_of, until, within};
@@ -274,12 +274,7 @@ fn switch() -> Settings {
 }
 
 fn road(settings: Settings) -> Road {
-    let zammad = zammad::Settings { token: TOKEN.into(), ..zammad::Settings::default() };
-    Road {
-        switch: Switch::start(settings).unwrap(),
-        zammad: Zammad::start(zammad).unwrap(),
-        dir: tempfile::tempdir().unwrap(),
-    }
+    Road::of(settings, zammad::Settings { token: TOKEN.into(), ..zammad::Settings::default() })
 }
 
 fn start(url: &str, switch: &str, dir: &Path) -> Program {

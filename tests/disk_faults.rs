@@ -14,8 +14,7 @@ use std::process::Command;
 
 use disk::Faults;
 use freeswitch_zammad::sim::recording::Recording;
-use freeswitch_zammad::sim::switch::{Settings, Switch};
-use freeswitch_zammad::sim::zammad::{self, Fault, Zammad};
+use freeswitch_zammad::sim::zammad::{self, Fault};
 use program::{PASSWORD, Program, TOKEN, flags, run};
 use road::{Road, differences, renamed, rows_of, until};
 use serde_json::Value;
@@ -172,13 +171,7 @@ type Scene = (Recording, Value, String);
 
 impl Site {
     fn new() -> Self {
-        let settings = Settings { password: PASSWORD.into(), ..Settings::default() };
-        let zammad = zammad::Settings { token: TOKEN.into(), ..zammad::Settings::default() };
-        let road = Road {
-            switch: Switch::start(settings).unwrap(),
-            zammad: Zammad::start(zammad).unwrap(),
-            dir: tempfile::tempdir().unwrap(),
-        };
+        let road = Road::guarded(PASSWORD, TOKEN);
         let control = tempfile::tempdir().unwrap();
         Self { road, faults: Faults::new(control.path().join("faults")), _control: control }
     }

@@ -10,9 +10,8 @@ use std::fmt::Write;
 use std::fs;
 use std::sync::Arc;
 
-use freeswitch_zammad::call::cause::Table;
-use freeswitch_zammad::call::people::People;
-use freeswitch_zammad::call::tracker::{FAILOVER_MAX, Output, Settings, Tracker};
+use common::stream::settings;
+use freeswitch_zammad::call::tracker::{FAILOVER_MAX, Output, Tracker};
 use freeswitch_zammad::sim::zammad::{Log, Routing, Row};
 use freeswitch_zammad::time::UnixMillis;
 use serde_json::Value;
@@ -194,15 +193,7 @@ fn descriptions(folder: &str) -> BTreeMap<String, String> {
 
 /// What is posted for a recording, call by call in the order in which they begin, each given to a Zammad.
 fn calls(bytes: &[u8]) -> Vec<Call> {
-    let settings = Settings {
-        country: "DE".parse().unwrap(),
-        rules: vec![],
-        causes: Table::default(),
-        people: People::default(),
-        routes: vec![],
-        internal: false,
-    };
-    let mut tracker = Tracker::new(Arc::new(settings));
+    let mut tracker = Tracker::new(Arc::new(settings()));
     let mut now = UnixMillis(0);
     for event in common::events(bytes) {
         now = event.timestamp_ms().map_or(now, UnixMillis).max(now);

@@ -11,8 +11,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use freeswitch_zammad::sim::switch::{Settings, Switch};
-use freeswitch_zammad::sim::zammad::{self, Zammad};
 use program::{PASSWORD, Program, TOKEN, flags, run};
 use road::{Road, renamed, until};
 use serde_json::Value;
@@ -44,12 +42,7 @@ fn every_event_has_a_name_and_one_sentence() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lines_of_json_and_a_level_that_is_changed_while_it_runs() {
-    let zammad = zammad::Settings { token: TOKEN.into(), ..zammad::Settings::default() };
-    let road = Road {
-        switch: Switch::start(Settings { password: PASSWORD.into(), ..Settings::default() }).unwrap(),
-        zammad: Zammad::start(zammad).unwrap(),
-        dir: tempfile::tempdir().unwrap(),
-    };
+    let road = Road::guarded(PASSWORD, TOKEN);
     let (url, address) = (road.zammad.url(), road.switch.addr().to_string());
     let (state, file) = (road.dir.path().join("state"), road.dir.path().join("config.toml"));
     fs::write(&file, "[log]\nformat = \"json\"\n").unwrap();

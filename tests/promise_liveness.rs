@@ -20,7 +20,7 @@ use freeswitch_zammad::edge::listener::{self, LinkState};
 use freeswitch_zammad::edge::pulse::{BOUND, Pulse};
 use freeswitch_zammad::esl::session::Login;
 use freeswitch_zammad::sim::switch::{Disconnect, Settings, Switch};
-use freeswitch_zammad::sim::zammad::{self, Fault, Zammad};
+use freeswitch_zammad::sim::zammad::Fault;
 use program::{PASSWORD, Program, TOKEN, flags, run};
 use road::{Road, renamed, until, within};
 use serde_json::Value;
@@ -105,13 +105,7 @@ async fn a_listener_that_nobody_takes_from_is_stuck_and_named() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_is_full_read_only_or_very_slow_stops_no_loop() {
-    let settings = Settings { password: PASSWORD.into(), ..Settings::default() };
-    let zammad = zammad::Settings { token: TOKEN.into(), ..zammad::Settings::default() };
-    let road = Road {
-        switch: Switch::start(settings).unwrap(),
-        zammad: Zammad::start(zammad).unwrap(),
-        dir: tempfile::tempdir().unwrap(),
-    };
+    let road = Road::guarded(PASSWORD, TOKEN);
     let control = tempfile::tempdir().unwrap();
     let faults = Faults::new(control.path().join("faults"));
     let mut command = Command::new("true");

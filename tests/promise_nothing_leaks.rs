@@ -19,8 +19,8 @@ use freeswitch_zammad::config::{Config, Secret};
 use freeswitch_zammad::daemon::Daemon;
 use freeswitch_zammad::edge::log::{self, Look};
 use freeswitch_zammad::sim::recording::Recording;
-use freeswitch_zammad::sim::switch::{self, Disconnect, Switch};
-use freeswitch_zammad::sim::zammad::{self, Answer, Fault, Routing, Zammad};
+use freeswitch_zammad::sim::switch::{self, Disconnect};
+use freeswitch_zammad::sim::zammad::{self, Answer, Fault, Routing};
 use road::{Road, config, drained, renamed, until, within};
 use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::MakeWriter;
@@ -52,17 +52,15 @@ async fn no_number_no_name_and_no_secret_is_logged() {
         .with(plain)
         .with(layers)
         .init();
-    let mut road = Road {
-        switch: Switch::start(switch::Settings { password: PASSWORD.into(), ..Default::default() }).unwrap(),
-        zammad: Zammad::start(zammad::Settings {
+    let mut road = Road::of(
+        switch::Settings { password: PASSWORD.into(), ..Default::default() },
+        zammad::Settings {
             token: TOKEN.into(),
             rest_token: Some(REST_TOKEN.into()),
             routing: Some(Routing { block: vec![CALLER.into()], ..Routing::default() }),
             ..Default::default()
-        })
-        .unwrap(),
-        dir: tempfile::tempdir().unwrap(),
-    };
+        },
+    );
     let daemon = Daemon::start(settings(&road)).await.unwrap();
     within("the daemon subscribes", road.switch.wait_subscribed()).await;
 

@@ -17,8 +17,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use freeswitch_zammad::sim::switch::{self, Disconnect, Switch};
-use freeswitch_zammad::sim::zammad::{self, Answer, Fault, Zammad};
+use freeswitch_zammad::sim::switch::{self, Disconnect};
+use freeswitch_zammad::sim::zammad::{self, Answer, Fault};
 use program::{PASSWORD, TOKEN, wait};
 use road::{Road, renamed, until, within};
 
@@ -242,11 +242,7 @@ impl Drop for Running {
 fn road() -> Road {
     let zammad =
         zammad::Settings { token: TOKEN.into(), rest_token: Some(REST_TOKEN.into()), ..Default::default() };
-    Road {
-        switch: Switch::start(switch::Settings { password: PASSWORD.into(), ..Default::default() }).unwrap(),
-        zammad: Zammad::start(zammad).unwrap(),
-        dir: tempfile::tempdir().unwrap(),
-    }
+    Road::of(switch::Settings { password: PASSWORD.into(), ..Default::default() }, zammad)
 }
 
 fn call(road: &Road, suffix: &str) -> freeswitch_zammad::sim::recording::Recording {

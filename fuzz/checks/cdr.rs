@@ -3,13 +3,11 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use freeswitch_zammad::call::cause::Table;
 use freeswitch_zammad::call::cdr::{self, Cdr};
-use freeswitch_zammad::call::people::People;
-use freeswitch_zammad::call::tracker::{News, Settings};
+use freeswitch_zammad::call::tracker::News;
 use freeswitch_zammad::cti::event::What;
 
-use super::holds_number;
+use super::{holds_number, settings};
 
 pub(crate) fn check(input: &[u8]) {
     let mut cdrs = Vec::new();
@@ -26,14 +24,14 @@ pub(crate) fn check(input: &[u8]) {
         }
     }
     replays(&cdrs);
-    let calls = cdr::tell(settings(), &cdrs);
+    let calls = cdr::tell(Arc::new(settings()), &cdrs);
     for call in &calls {
         is_whole(call);
     }
     // Of two files of one leg the last counts; else it is all one in which order they are found.
     let each: BTreeMap<&str, &Cdr> = cdrs.iter().map(|cdr| (cdr.id(), cdr)).collect();
     let reversed: Vec<Cdr> = each.into_values().rev().cloned().collect();
-    assert_eq!(told(&cdr::tell(settings(), &reversed)), told(&calls));
+    assert_eq!(told(&cdr::tell(Arc::new(settings()), &reversed)), told(&calls));
 }
 
 fn is_sound(cdr: &Cdr) {
@@ -80,15 +78,4 @@ fn is_whole(call: &[News]) {
 
 fn told(calls: &[Vec<News>]) -> Vec<(&str, String)> {
     calls.iter().flatten().map(|news| (news.id.as_str(), news.event.body())).collect()
-}
-
-fn settings() -> Arc<Settings> {
-    Arc::new(Settings {
-        country: "DE".parse().expect("a country"),
-        rules: vec![],
-        causes: Table::default(),
-        people: People::default(),
-        routes: vec![],
-        internal: true,
-    })
 }

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-use freeswitch_zammad::call::cause::Table;
 use freeswitch_zammad::call::leg::Created;
-use freeswitch_zammad::call::people::People;
 use freeswitch_zammad::call::tracker::{Output, Settings, Tracker};
 use freeswitch_zammad::esl::event::{Event, HEADERS_MAX};
 use freeswitch_zammad::time::UnixMillis;
 use percent_encoding::percent_decode;
+
+use super::settings;
 
 /// Headers that are looked at one by one.
 const LOOKED_AT: usize = 100;
@@ -90,16 +90,7 @@ fn by_second_hand(input: &[u8]) -> Option<Read<'_>> {
 
 /// All that is ever asked of an event is asked of this one.
 fn is_survived(event: &Event) {
-    static SETTINGS: LazyLock<Arc<Settings>> = LazyLock::new(|| {
-        Arc::new(Settings {
-            country: "DE".parse().expect("a country"),
-            rules: vec![],
-            causes: Table::default(),
-            people: People::default(),
-            routes: vec![],
-            internal: true,
-        })
-    });
+    static SETTINGS: LazyLock<Arc<Settings>> = LazyLock::new(|| Arc::new(settings()));
     drop(Created::read(event));
     let mut tracker = Tracker::new(SETTINGS.clone());
     tracker.explain();

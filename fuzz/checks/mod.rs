@@ -14,6 +14,10 @@ pub(crate) mod session;
 pub(crate) mod stored;
 pub(crate) mod tracker;
 
+use freeswitch_zammad::call::cause::Table;
+use freeswitch_zammad::call::people::People;
+use freeswitch_zammad::call::tracker::Settings;
+
 /// Panics if a promise is broken for this input.
 pub(crate) type Check = fn(&[u8]);
 
@@ -29,6 +33,18 @@ pub(crate) const ALL: [(&str, Check); 9] = [
     ("recording", recording::check),
     ("cdr", cdr::check),
 ];
+
+/// Germany, nobody known, no rules; internal calls are told.
+pub(crate) fn settings() -> Settings {
+    Settings {
+        country: "DE".parse().expect("a country"),
+        rules: vec![],
+        causes: Table::default(),
+        people: People::default(),
+        routes: vec![],
+        internal: true,
+    }
+}
 
 /// An input that is taken apart from its front. Behind its end stand zeroes.
 pub(crate) struct Input<'a>(&'a [u8]);

@@ -4,9 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use freeswitch_zammad::call::cause::Table;
-use freeswitch_zammad::call::people::People;
-use freeswitch_zammad::call::tracker::{Settings, Tracker};
+use freeswitch_zammad::call::tracker::Tracker;
 use freeswitch_zammad::edge::rows;
 use freeswitch_zammad::esl::event::Event;
 use freeswitch_zammad::store::row::{self, Row, Shelf};
@@ -14,7 +12,7 @@ use freeswitch_zammad::store::{Seq, state};
 use freeswitch_zammad::time::UnixMillis;
 use serde_json::Value;
 
-use super::{Input, holds_number};
+use super::{Input, holds_number, settings};
 
 pub(crate) fn check(input: &[u8]) {
     let mut input = Input::new(input);
@@ -77,14 +75,7 @@ fn state_is_read_or_refused(key: &str, value: &[u8]) {
     let (_, again) = state::decode(key, &written).expect("what is written is read");
     assert_eq!(again, (family, legs.clone(), calls.clone()));
     let ids: Vec<String> = legs.iter().map(|(_, leg)| leg.id.clone()).take(20).collect();
-    let mut tracker = Tracker::new(Arc::new(Settings {
-        country: "DE".parse().expect("a country"),
-        rules: vec![],
-        causes: Table::default(),
-        people: People::default(),
-        routes: vec![],
-        internal: true,
-    }));
+    let mut tracker = Tracker::new(Arc::new(settings()));
     tracker.restore(family, legs, calls);
     let mut now = UnixMillis(1_700_000_000_000);
     let other = ids.first().cloned().unwrap_or_default();

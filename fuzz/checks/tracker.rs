@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use freeswitch_zammad::call::cause::Table;
 use freeswitch_zammad::call::people::{Agent, People};
 use freeswitch_zammad::call::tracker::{FAILOVER_MAX, LEGS_MAX, News, Output, REMEMBERED, Settings, Tracker};
 use freeswitch_zammad::cti::event::{CALL_ID_MAX, Direction, What};
@@ -16,7 +15,7 @@ use freeswitch_zammad::esl::event::Event;
 use freeswitch_zammad::store::state;
 use freeswitch_zammad::time::UnixMillis;
 
-use super::Input;
+use super::{Input, settings};
 
 /// What a strict play may take in all, so that nothing is forgotten that could be asked for again.
 const STRICT_MS: u64 = 100_000;
@@ -106,12 +105,9 @@ impl Play {
         ];
         let queues = [("49305552000".to_owned(), "Support".to_owned())];
         let settings = Arc::new(Settings {
-            country: "DE".parse().expect("a country"),
-            rules: vec![],
-            causes: Table::default(),
             people: People::new(agents.into(), queues.into()),
-            routes: vec![],
             internal: rules.internal,
+            ..settings()
         });
         let now = UnixMillis(1_700_000_000_000);
         let mut play = Self {

@@ -31,9 +31,19 @@ impl Road {
     }
 
     pub(crate) fn with(settings: switch::Settings) -> Self {
+        Self::of(settings, zammad::Settings::default())
+    }
+
+    /// Whose switch and Zammad ask for these.
+    pub(crate) fn guarded(password: &str, token: &str) -> Self {
+        let switch = switch::Settings { password: password.into(), ..switch::Settings::default() };
+        Self::of(switch, zammad::Settings { token: token.into(), ..zammad::Settings::default() })
+    }
+
+    pub(crate) fn of(switch: switch::Settings, zammad: zammad::Settings) -> Self {
         Self {
-            switch: Switch::start(settings).unwrap(),
-            zammad: Zammad::start(zammad::Settings::default()).unwrap(),
+            switch: Switch::start(switch).unwrap(),
+            zammad: Zammad::start(zammad).unwrap(),
             dir: tempfile::tempdir().unwrap(),
         }
     }
