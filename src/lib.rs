@@ -8,7 +8,7 @@
 //! ```text
 //!  socket ─ bytes ─▶ esl::frame ─▶ esl::event ─▶ call::tracker ─▶ cti::event
 //!                                                                    │ one transaction: pending events + call state
-//!                                                                    ▼ flush, then fdatasync: from here it is ours
+//!                                                                    ▼ flush, with fdatasync: from here it is ours
 //!  Zammad ◀─ POST ─ cti::client ◀─ queue::schedule ◀────────────── store
 //!               └─ cti::reply: verdict ─▶ schedule ─▶ store: done / again at T / dead letter
 //! ```

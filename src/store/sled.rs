@@ -2,8 +2,9 @@
 //! sled. Knows nothing of what the rows mean.
 //!
 //! What sled 0.34 does not do, and is done here:
-//! - `flush` ends in `sync_file_range` on Linux, which leaves the disk's own cache and the file's metadata
-//!   behind. [`Disk::sync`] follows it with `fdatasync` on a second descriptor of sled's log file `db`.
+//! - What it writes it takes for durable once `sync_file_range` has returned, which leaves the disk's own cache and the
+//!   file's metadata behind: on Linux a flush promises too little, and a segment is used again while what was moved out
+//!   of it can still be lost. The function [`sync_file_range`] below stands in for the C library's and syncs.
 //! - `conf` and the directories are never synced. [`Disk::open`] syncs them before anything is accepted.
 //! - Pages over 128 KiB go to files of their own under `blobs/`, which are never synced, so that a power cut
 //!   loses the page and every row on it. A leaf holds up to some 20 rows; [`ROW_MAX`] keeps it small enough.
@@ -80,7 +81,7 @@ pub(super) struct Disk {
     db: ::sled::Db,
     /// In the order of [`Tree::ALL`].
     trees: Vec<::sled::Tree>,
-    /// A second descriptor of sled's log file, for `fdatasync`.
+    /// A second descriptor of sled's log file.
     log: File,
 }
 
@@ -107,6 +108,8 @@ impl Disk {
             File::options().write(true).open(&log_path).map_err(|e| StoreError::at_open(&log_path, e))?;
         let disk = Self { path: path.to_owned(), db, trees, log };
         disk.sync()?;
+        // What a process before this one wrote and could not sync any more has been read as if it were durable.
+        disk.log.sync_data().map_err(|source| disk.not_synced(source))?;
         for part in [path.join("conf"), path.join("blobs"), path.to_owned()] {
             File::open(&part).and_then(|f| f.sync_all()).map_err(|e| StoreError::at_open(&part, e))?;
         }
@@ -157,14 +160,16 @@ impl Disk {
 
     /// Returns when all that was committed outlives a power cut.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        let not_synced =
-            |source: io::Error| StoreError::NotSynced { path: self.path.join("db"), source: source.into() };
-        self.db.flush().map_err(|error| match error {
+        let flushed = self.db.flush().map_err(|error| match error {
             // It writes and syncs. Only a write that was refused is surely not half done.
-            ::sled::Error::Io(source) if !is_refusal(&source) => not_synced(in_words(source)),
+            ::sled::Error::Io(source) if !is_refusal(&source) => self.not_synced(in_words(source)),
             error => wrong(&self.path, error),
-        })?;
-        self.log.sync_data().map_err(not_synced)
+        });
+        flushed.map(drop)
+    }
+
+    fn not_synced(&self, source: io::Error) -> StoreError {
+        StoreError::NotSynced { path: self.path.join("db"), source: source.into() }
     }
 
     /// After a write that failed in the background sled does not wake who waits for it: a flush that finds the error
@@ -198,6 +203,23 @@ impl Disk {
     fn tree(&self, tree: Tree) -> &::sled::Tree {
         &self.trees[tree as usize]
     }
+}
+
+/// In the place of the C library's function of this name, for all that is linked with this crate: `fdatasync`, which
+/// promises all that the original does and what sled takes it to promise. sled itself has no setting for it.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "it is called from beyond Rust, with a number for a file")]
+#[unsafe(no_mangle)]
+extern "C" fn sync_file_range(
+    fd: std::os::fd::RawFd,
+    _from: i64,
+    _bytes: i64,
+    _flags: std::ffi::c_uint,
+) -> i32 {
+    // SAFETY: the caller's descriptor is open for as long as the call; it stays the caller's, and is not closed.
+    let file = std::mem::ManuallyDrop::new(unsafe { <File as std::os::fd::FromRawFd>::from_raw_fd(fd) });
+    // The caller reads `errno`, which nothing has touched since.
+    if file.sync_data().is_ok() { 0 } else { -1 }
 }
 
 /// Whether some process, perhaps this one, holds the directory `path` open. sled itself says so only in words.

@@ -74,12 +74,10 @@ impl History {
             "settled" => self.lowest = self.states.len(),
             "settling" => self.settling.extend(words.map(|seq| seq.parse::<u64>().unwrap())),
             "reviving" => {
-                let seqs: Vec<u64> = words.map(|seq| seq.parse().unwrap()).collect();
-                for (told, place) in &mut self.accepted {
-                    if place.is_some_and(|seq| seqs.contains(&seq)) {
-                        *place = None;
-                        self.moved.insert(*told);
-                    }
+                for told in words.map(Told::of) {
+                    self.moved.insert(told);
+                    // One that a process before had asked for, and died before the answer, is there all the same.
+                    self.accepted.insert(told, None);
                 }
             }
             "state" => {

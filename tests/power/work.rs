@@ -218,10 +218,11 @@ impl Work {
     async fn revive(&mut self) {
         let contents = Contents::of(&self.store);
         let over = contents.rows.iter().filter(|row| !matches!(row.2, Place::Pending { .. }));
-        let mut seqs: Vec<_> = over.map(|row| Seq(row.0)).collect();
-        self.random.shuffle(&mut seqs);
-        seqs.truncate(2);
-        tell(&self.say, &format!("reviving {}", spell(&seqs)));
+        let mut over: Vec<_> = over.map(|row| (Seq(row.0), row.1.word())).collect();
+        self.random.shuffle(&mut over);
+        over.truncate(2);
+        let (seqs, words): (Vec<_>, Vec<_>) = over.into_iter().unzip();
+        tell(&self.say, &format!("reviving {}", words.join(" ")));
         let revived = self.store.revive(seqs).await.unwrap();
         let words: Vec<_> = revived.iter().map(|(seq, row)| format!("{}@{seq}", row.id)).collect();
         tell(&self.say, &format!("revived {}", words.join(" ")));
