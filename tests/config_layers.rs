@@ -141,6 +141,14 @@ fn py_zammad_ctis_names_are_heard_and_are_weaker_than_ours() {
     assert_eq!(here.env(&theirs).config.zammads[0].url.host(), "py.test");
     assert_eq!(here.env(&theirs).config.zammads[0].tls, Tls::System);
 
+    // The README's spelling, and the one that the package reads.
+    let capitals = ("ZAMMADCTI_URL", "https://capitals.test/api/v1/cti/tok");
+    assert_eq!(here.env(&[capitals, theirs[1]]).config.zammads[0].url.host(), "capitals.test");
+    assert_eq!(here.env(&[capitals, theirs[0], theirs[1]]).config.zammads[0].url.host(), "py.test");
+    let unchecked = here.env(&[capitals, theirs[1], ("ZAMMADCTI_VERIFY_SSL", "false")]);
+    assert_eq!(unchecked.config.zammads[0].tls, Tls::AcceptAnything);
+    assert!(!unchecked.warnings.iter().any(|w| w.to_string().contains("did you mean")));
+
     let both = [theirs[0], theirs[1], (URL, "https://ours.test/api/v1/cti/tok")];
     assert_eq!(here.env(&both).config.zammads[0].url.host(), "ours.test");
 

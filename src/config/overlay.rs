@@ -42,7 +42,7 @@ pub struct Overrides {
 }
 
 /// Every variable that is read, ours first. The rest is set by py-zammad-cti's users and by systemd.
-pub const VARIABLES: [&str; 14] = [
+pub const VARIABLES: [&str; 16] = [
     "FREESWITCH_ZAMMAD_CONFIG",
     "FREESWITCH_ZAMMAD_ZAMMAD_URL",
     "FREESWITCH_ZAMMAD_ZAMMAD_URL_FILE",
@@ -55,6 +55,8 @@ pub const VARIABLES: [&str; 14] = [
     "FREESWITCH_ZAMMAD_COUNTRY",
     "ZammadCTI_URL",
     "ZammadCTI_VERIFY_SSL",
+    "ZAMMADCTI_URL",
+    "ZAMMADCTI_VERIFY_SSL",
     "CREDENTIALS_DIRECTORY",
     "STATE_DIRECTORY",
 ];
@@ -299,7 +301,9 @@ struct ZammadOverlay {
 impl ZammadOverlay {
     fn gather(overrides: &Overrides, environment: &Environment, report: &mut Report) -> Self {
         let verify = |name| environment.text(name).and_then(|text| read_bool(&text, report));
-        let [ours, theirs] = ["FREESWITCH_ZAMMAD_ZAMMAD_VERIFY_SSL", "ZammadCTI_VERIFY_SSL"].map(verify);
+        let [ours, theirs, capitals] =
+            ["FREESWITCH_ZAMMAD_ZAMMAD_VERIFY_SSL", "ZammadCTI_VERIFY_SSL", "ZAMMADCTI_VERIFY_SSL"]
+                .map(verify);
         let by_flag = RawSecret {
             text: flag("--zammad-url", overrides.zammad_url.clone()),
             file: flag("--zammad-url-file", overrides.zammad_url_file.clone()),
@@ -308,11 +312,13 @@ impl ZammadOverlay {
             text: environment.secret("FREESWITCH_ZAMMAD_ZAMMAD_URL"),
             file: environment.path("FREESWITCH_ZAMMAD_ZAMMAD_URL_FILE"),
         };
-        let by_their_variable = RawSecret { text: environment.secret("ZammadCTI_URL"), file: None };
+        // Its README writes the one, the package itself reads the other.
+        let by_them = environment.secret("ZammadCTI_URL").or(environment.secret("ZAMMADCTI_URL"));
+        let by_their_variable = RawSecret { text: by_them, file: None };
         let layers = [by_flag, by_variable, by_their_variable];
         Self {
             url: layers.into_iter().find(RawSecret::is_given).unwrap_or_default(),
-            verify: flag("--zammad-verify-ssl", overrides.zammad_verify_ssl).or(ours).or(theirs),
+            verify: flag("--zammad-verify-ssl", overrides.zammad_verify_ssl).or(ours).or(theirs).or(capitals),
         }
     }
 
