@@ -150,7 +150,7 @@ fn zammad(
     let url = url.and_then(|given| match given.value.expose().parse::<CtiUrl>() {
         Ok(value) => Some(Given { value, origin: given.origin }),
         Err(unfit) => {
-            report.unfit(&given.origin, place.key("url"), unfit);
+            report.unfit(&given.origin, place.key("url"), unfit.into());
             None
         }
     });

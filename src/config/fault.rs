@@ -5,6 +5,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::cti::url::UnfitUrl;
+
 /// Where a value was given.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
@@ -108,6 +110,12 @@ pub struct Unfit {
 impl Unfit {
     pub(super) fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { what: what.into(), remedy: remedy.into() }
+    }
+}
+
+impl From<UnfitUrl> for Unfit {
+    fn from(UnfitUrl { what, remedy }: UnfitUrl) -> Self {
+        Self::new(what, remedy)
     }
 }
 

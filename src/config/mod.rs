@@ -17,7 +17,7 @@
 mod admin;
 mod change;
 mod check;
-mod cti_url;
+mod client;
 mod document;
 mod fault;
 mod measure;
@@ -41,7 +41,8 @@ use crate::cti::cause::Cause;
 use crate::cti::client::Tls;
 use crate::queue::line::LatePolicy;
 
-pub use cti_url::CtiUrl;
+pub use crate::cti::url::CtiUrl;
+pub use client::EnvironmentError;
 pub use document::Kind;
 pub use fault::{ConfigError, Fault, Origin, Unfit, Warning};
 pub use needs::Needs;

@@ -4,6 +4,7 @@ use super::document::Given;
 use super::fault::Origin;
 use super::raw::{RawConfig, RawSecret};
 use super::secret::Secret;
+use crate::call::number::Country;
 
 /// How much of a configuration must be there. What is not needed is not read either: its secret files need not
 /// be readable, and its value in the [`Config`](super::Config) leads nowhere.
@@ -13,6 +14,8 @@ pub enum Needs {
     Everything,
     /// How the switches are reached.
     Switch,
+    /// How the Zammads are reached.
+    Zammads,
     /// How calls are told: country, rules, causes, people; and where the store is.
     Calls,
 }
@@ -22,14 +25,19 @@ pub(super) fn stand_in(raw: &mut RawConfig, needs: Needs) {
     if needs == Needs::Everything {
         return;
     }
-    for (number, zammad) in raw.zammads.iter_mut().enumerate() {
-        let nowhere = format!("https://zammad-{number}.invalid/api/v1/cti/not-needed");
-        zammad.url = RawSecret { text: Some(given(nowhere)), file: None };
-        zammad.rest_token = RawSecret::default();
-        zammad.ca_file = None;
-        zammad.tls = None;
+    if needs != Needs::Zammads {
+        for (number, zammad) in raw.zammads.iter_mut().enumerate() {
+            let nowhere = format!("https://zammad-{number}.invalid/api/v1/cti/not-needed");
+            zammad.url = RawSecret { text: Some(given(nowhere)), file: None };
+            zammad.rest_token = RawSecret::default();
+            zammad.ca_file = None;
+            zammad.tls = None;
+        }
     }
-    if needs == Needs::Calls {
+    if needs == Needs::Zammads && raw.country.is_none() {
+        raw.country = Some(Given { value: Country::DEFAULT.to_string(), origin: Origin::Nowhere });
+    }
+    if needs != Needs::Switch {
         for (number, switch) in raw.switches.iter_mut().enumerate() {
             switch.password = RawSecret { text: Some(given("not-needed".to_owned())), file: None };
             if switch.address.is_none() {

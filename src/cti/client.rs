@@ -13,6 +13,7 @@ use rustls::CertificateError;
 use rustls::pki_types::UnixTime;
 
 use super::reply::{Looked, Outcome, Reply, find_call};
+use super::url::UnfitUrl;
 
 /// Most bytes of an answer that are read.
 pub const ANSWER_MAX: usize = 512 * 1024;
@@ -51,6 +52,9 @@ impl fmt::Debug for Tls {
 /// Why a client cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
+    /// The address is no address of Zammad's CTI.
+    #[error(transparent)]
+    Url(#[from] UnfitUrl),
     /// No certificate, or a malformed one, where a CA's should be.
     #[error("the CA file holds no certificate that can be used: {0}; name a PEM file with ca_file")]
     Ca(String),

@@ -189,6 +189,24 @@ pub fn unknown_words(outcome: &Outcome) -> Option<String> {
     (reply.status == 422 && !known).then(|| said(reply))
 }
 
+/// Whether the probe's answer shows that the configuration was to blame for an event refused with `said`, which is what
+/// [`unknown_words`] found.
+#[must_use]
+pub fn blames_configuration(said: &str, probe: &Outcome) -> bool {
+    match unknown_words(probe) {
+        Some(words) => words == said,
+        None => matches!(judge_probe(probe), Verdict::Misconfigured(_)),
+    }
+}
+
+/// What is said of a Zammad that refuses events and the probe in the same words.
+#[must_use]
+pub fn refused_alike(words: &str) -> String {
+    format!(
+        "Zammad refuses events and the probe alike: look at its settings, System > Integrations > CTI ({words})"
+    )
+}
+
 fn success(reply: &Reply) -> Verdict {
     let Ok(Value::Object(object)) = serde_json::from_str(&reply.body) else {
         return Verdict::Unsure(format!("an answer that is not Zammad's: {}", said(reply)));

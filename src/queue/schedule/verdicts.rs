@@ -2,7 +2,9 @@
 
 use super::{ATTEMPTS_MAX, Fate, Output, STORY_MAX, Schedule};
 use crate::cti::event::{CallId, What};
-use crate::cti::reply::{Done, Outcome, Verdict, judge_probe, unknown_words};
+use crate::cti::reply::{
+    Done, Outcome, Verdict, blames_configuration, judge_probe, refused_alike, unknown_words,
+};
 use crate::queue::breaker::Link;
 use crate::queue::line::{Item, Step, is_unrepeatable};
 use crate::time::UnixMillis;
@@ -22,9 +24,7 @@ impl Schedule {
         }
         let mut guilty = None;
         for (id, seq, said) in std::mem::take(&mut self.suspects) {
-            if words.as_ref() == Some(&said)
-                || words.is_none() && matches!(verdict, Verdict::Misconfigured(_))
-            {
+            if blames_configuration(&said, outcome) {
                 self.acquit(&id, seq, now);
                 guilty = Some(said);
             } else if self.is_first(&id, seq) {
@@ -250,12 +250,6 @@ impl Schedule {
         self.counters.repeated += 1;
         true
     }
-}
-
-fn refused_alike(words: &str) -> String {
-    format!(
-        "Zammad refuses events and the probe alike: look at its settings, System > Integrations > CTI ({words})"
-    )
 }
 
 /// What an event becomes that has failed for the last time.

@@ -8,8 +8,24 @@ use std::str::FromStr;
 
 use url::{Host, Url};
 
-use super::fault::Unfit;
-use super::secret::MASK;
+/// What stands in place of the token.
+const MASK: &str = "****";
+
+/// Why a text is no such address, and what to do; repeats nothing in which the token may stand.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}; {remedy}")]
+pub struct UnfitUrl {
+    /// What is wrong with it.
+    pub what: String,
+    /// What to do.
+    pub remedy: &'static str,
+}
+
+impl UnfitUrl {
+    fn new(what: impl Into<String>, remedy: &'static str) -> Self {
+        Self { what: what.into(), remedy }
+    }
+}
 
 /// A checked CTI address: http or https, a host, a path that ends in `/api/v1/cti/` and a token, nothing
 /// after it.
@@ -57,31 +73,31 @@ impl CtiUrl {
 }
 
 impl FromStr for CtiUrl {
-    type Err = Unfit;
+    type Err = UnfitUrl;
 
     /// Refuses without repeating any part in which a secret may stand: only scheme and host are named.
-    fn from_str(text: &str) -> Result<Self, Unfit> {
+    fn from_str(text: &str) -> Result<Self, UnfitUrl> {
         let text = text.trim();
         if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err(Unfit::new("the URL holds a space or a line break", RIGHT_ONE));
+            return Err(UnfitUrl::new("the URL holds a space or a line break", RIGHT_ONE));
         }
         let mut url = Url::parse(text).map_err(|e| {
             let scheme_missing = e == url::ParseError::RelativeUrlWithoutBase;
             let what = if scheme_missing { "the URL has no https:// in front".into() } else { e.to_string() };
-            Unfit::new(what, RIGHT_ONE)
+            UnfitUrl::new(what, RIGHT_ONE)
         })?;
         if !matches!(url.scheme(), "http" | "https") {
             // The scheme is not repeated: in `TOKEN:...` it would be what should not show.
-            return Err(Unfit::new("the URL is neither https nor http", RIGHT_ONE));
+            return Err(UnfitUrl::new("the URL is neither https nor http", RIGHT_ONE));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(Unfit::new(
+            return Err(UnfitUrl::new(
                 "the URL holds a user or a password before the host",
                 "remove them: the token in the path is all that Zammad's CTI asks for",
             ));
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err(Unfit::new(
+            return Err(UnfitUrl::new(
                 "the URL goes on after the token, with ? or #",
                 "end it with the token, as Zammad shows it",
             ));
@@ -96,10 +112,10 @@ impl FromStr for CtiUrl {
             } else {
                 format!("the path of the URL of {host} does not end in {CTI_PATH}/ and a token")
             };
-            return Err(Unfit::new(what, RIGHT_ONE));
+            return Err(UnfitUrl::new(what, RIGHT_ONE));
         };
         if !token.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~')) {
-            return Err(Unfit::new(
+            return Err(UnfitUrl::new(
                 format!("what stands after {CTI_PATH}/ in the URL of {host} is no token"),
                 RIGHT_ONE,
             ));
