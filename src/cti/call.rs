@@ -283,9 +283,9 @@ pub enum Invalid {
         /// How many it may have.
         max: usize,
     },
-    /// It has a character of value 0, which no database column takes.
-    #[error("{field} has a character of value 0 in it; take it out")]
-    Zero {
+    /// It has a line break or another control character in it.
+    #[error("{field} has a line break or another control character in it; take it out")]
+    Control {
         /// By the CTI's name.
         field: &'static str,
     },
@@ -351,8 +351,8 @@ fn filled(field: &'static str, text: &str) -> Result<(), Invalid> {
 }
 
 fn fits(field: &'static str, text: &str, max: usize) -> Result<(), Invalid> {
-    if text.contains('\0') {
-        return Err(Invalid::Zero { field });
+    if text.contains(char::is_control) {
+        return Err(Invalid::Control { field });
     }
     match text.chars().count() {
         length if length > max => Err(Invalid::TooLong { field, length, max }),
@@ -404,7 +404,8 @@ mod tests {
         assert_eq!(named("1", " ").unwrap_err(), empty("to"));
         assert_eq!(named("+", "1").unwrap_err(), empty("from"));
         assert_eq!(call().answer(Answer::default().user("")).unwrap_err(), empty("user"));
-        assert_eq!(named("1\0", "1").unwrap_err(), Invalid::Zero { field: "from" });
+        assert_eq!(named("1\0", "1").unwrap_err(), Invalid::Control { field: "from" });
+        assert_eq!("a\nb".parse::<CallId>().unwrap_err(), Invalid::Control { field: "callId" });
         let said = named("49151123456789".repeat(8).as_str(), "1").unwrap_err().to_string();
         assert!(!said.contains("4915"), "{said}");
     }

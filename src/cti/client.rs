@@ -89,6 +89,11 @@ impl Client {
             Tls::Ca(pem) => {
                 let roots = reqwest::Certificate::from_pem_bundle(pem.as_bytes())
                     .map_err(|why| ClientError::Ca(why.to_string()))?;
+                if roots.is_empty() {
+                    return Err(ClientError::Ca(
+                        "nothing in it begins with -----BEGIN CERTIFICATE-----".into(),
+                    ));
+                }
                 builder.tls_certs_merge(roots)
             }
         };

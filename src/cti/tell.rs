@@ -66,6 +66,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use std::fmt;
 use std::time::Duration;
 
 use super::call::{Answer, Call, Hangup, Invalid, NewCall, Way};
@@ -217,6 +218,23 @@ impl Builder {
     pub fn build(self) -> Result<CtiClient, ClientError> {
         let url: CtiUrl = self.url.parse()?;
         Ok(CtiClient { client: Client::new(url.expose(), &self.tls, self.timeout)? })
+    }
+}
+
+impl fmt::Debug for Builder {
+    /// Without the address, which holds the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("tls", &self.tls)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for CtiClient {
+    /// Without the address, which holds the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CtiClient").finish_non_exhaustive()
     }
 }
 

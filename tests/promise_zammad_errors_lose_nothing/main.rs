@@ -5,3 +5,5 @@
 mod delivery;
 mod invariants;
 mod known_errors;
+#[path = "../common/tls.rs"]
+mod tls;
