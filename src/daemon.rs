@@ -170,7 +170,9 @@ impl Daemon {
         drop(heard);
         intake::restore(&store, &mut switches, &shelf)?;
         let acceptor = Acceptor::new(store.clone(), to_drains, rules.borrow().bound);
-        let orders = intake::Orders { blocked: to_end, rules: rules.subscribe() };
+        let (send, sent) = mpsc::channel(ASKS);
+        live.sent = Some(send);
+        let orders = intake::Orders { blocked: to_end, rules: rules.subscribe(), sent };
         let job = intake::run(acceptor, switches, hearing, orders, board, shelf, pulse.join("intake"));
         let intake = tokio::spawn(async move {
             if let Err(why) = job.await {

@@ -14,7 +14,7 @@ use super::{Common, Failure, runtime};
 use crate::config::{Config, Needs};
 use crate::daemon::limits;
 use crate::edge::answers;
-use crate::edge::control::{self, Request};
+use crate::edge::control::{self, Request, Send};
 use crate::edge::heal::{self, Finding};
 use crate::store::{Store, StoreError};
 
@@ -45,17 +45,17 @@ pub(super) fn single(answer: Vec<Value>) -> Result<Value, Failure> {
 /// Asks the running daemon. `None` if none runs.
 pub(super) async fn running(state_dir: &Path, request: &Request) -> Result<Option<Vec<Value>>, Failure> {
     let asked = control::ask(state_dir, request).await;
-    let answer = asked.map_err(|why| {
-        Failure::new(match why.kind() {
-            ErrorKind::PermissionDenied => format!(
-                "the daemon's control socket in {}: {why}; ask as the user that it runs as, or as root",
-                state_dir.display()
-            ),
-            _ => format!("the daemon did not answer whole: {why}; ask again"),
-        })
+    let answer = asked.map_err(|why| match why.kind() {
+        ErrorKind::PermissionDenied => Failure::new(format!(
+            "the daemon's control socket in {}: {why}; ask as the user that it runs as, or as root",
+            state_dir.display()
+        )),
+        _ => Failure::later(format!("the daemon did not answer whole: {why}; ask again")),
     })?;
-    match answer.as_ref().and_then(|answer| answer.first()?["error"].as_str()) {
-        Some(why) => Err(Failure::new(why)),
+    let first = answer.as_ref().and_then(|answer| answer.first());
+    match first.and_then(|first| Some((first["error"].as_str()?, first["later"] == true))) {
+        Some((why, true)) => Err(Failure::later(why)),
+        Some((why, false)) => Err(Failure::new(why)),
         None => Ok(answer),
     }
 }
@@ -100,10 +100,19 @@ async fn from_store(config: &Config, request: Request) -> Result<Vec<Value>, Fai
 
 /// The running daemon knows its Zammads; the store does not.
 fn by_zammad(config: &Config, request: Request) -> Result<Vec<Request>, Failure> {
-    let Request::Pause { zammad, paused } = request else { return Ok(vec![request]) };
     let there = config.zammads.iter().map(|z| z.name.as_str());
-    let names = answers::meant(there, zammad.as_deref()).map_err(Failure::new)?;
-    Ok(names.into_iter().map(|name| Request::Pause { zammad: Some(name), paused }).collect())
+    let meant = |zammad: &Option<String>| answers::meant(there, zammad.as_deref()).map_err(Failure::new);
+    match request {
+        Request::Pause { zammad, paused } => {
+            let pause = |name| Request::Pause { zammad: Some(name), paused };
+            Ok(meant(&zammad)?.into_iter().map(pause).collect())
+        }
+        Request::Send(send) => match &meant(&send.zammad)?[..] {
+            [name] => Ok(vec![Request::Send(Send { zammad: Some(name.clone()), ..send })]),
+            several => Err(Failure::new(answers::say_which(several))),
+        },
+        other => Ok(vec![other]),
+    }
 }
 
 fn not_asked(why: Failure) -> Finding {
@@ -111,7 +120,7 @@ fn not_asked(why: Failure) -> Finding {
 }
 
 fn unopened(why: StoreError) -> Failure {
-    if why.is_permanent() { Failure::permanent(why) } else { Failure::new(why) }
+    if why.is_permanent() { Failure::permanent(why) } else { Failure::later(why) }
 }
 
 /// Files that root made while it looked are given to whose directory it is: the daemon must still be able to write

@@ -2,7 +2,7 @@
 //!
 //! Results go to standard output, everything else to standard error, one clear sentence per fault. Exit codes:
 //! 0 done; 1 it did not work; 2 the command line is wrong; 3 the daemon is not running (`status`);
-//! 78 only a change of the configuration can help, and starting again would fail the same way.
+//! 4, 65, 75 see `send`; 78 only a change of the configuration can help, and starting again would fail the same way.
 
 mod ask;
 mod calls;
@@ -15,6 +15,7 @@ mod pages;
 mod queue;
 mod record;
 mod run;
+mod send;
 mod status;
 mod store;
 mod top;
@@ -83,6 +84,8 @@ enum Command {
     Resume(queue::Pause),
     /// How much the running daemon logs; with LEVEL, from now on so much
     Log(log::Log),
+    /// Tell Zammad of a call that is on none of the switches: for scripts beside any telephone system
+    Send(send::Send),
     /// Whether the store is sound, and what can be read of a damaged one
     Store(store::Store),
     /// What would be posted for a recorded event stream: one JSON object per line
@@ -138,19 +141,25 @@ struct Common {
 struct Failure {
     why: String,
     code: u8,
+    /// The same may work after a while, without anybody doing anything.
+    later: bool,
 }
 
 impl Failure {
     fn new(why: impl Display) -> Self {
-        Self { why: why.to_string(), code: 1 }
+        Self { why: why.to_string(), code: 1, later: false }
     }
 
     fn usage(why: impl Display) -> Self {
-        Self { why: why.to_string(), code: 2 }
+        Self { why: why.to_string(), code: 2, later: false }
+    }
+
+    fn later(why: impl Display) -> Self {
+        Self { later: true, ..Self::new(why) }
     }
 
     fn permanent(why: impl Display) -> Self {
-        Self { why: why.to_string(), code: EX_CONFIG }
+        Self { why: why.to_string(), code: EX_CONFIG, later: false }
     }
 }
 
@@ -181,6 +190,7 @@ pub fn main() -> ExitCode {
         Command::Pause(which) => queue::pause(&which, true, common),
         Command::Resume(which) => queue::pause(&which, false, common),
         Command::Log(log) => log::run(&log, common),
+        Command::Send(send) => send::run(&send, common),
         Command::Store(store) => store::run(&store, common),
         Command::Trace(trace) => trace::run(&trace, common),
         Command::Record(record) => record::run(&record, common),

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinHandle};
 use tracing::warn;
 
@@ -40,6 +40,19 @@ pub struct ToDrain {
 /// An accepted event on its way to a drain.
 pub type Accepted = (Seq, Pending);
 
+/// Events that something other than a switch tells of, and who waits to hear that they are on disk.
+pub struct Sent {
+    /// In this order.
+    pub events: Vec<Pending>,
+    /// Hears their positions; of an event that was known, `None`. Dropped where the store failed.
+    pub taken: oneshot::Sender<Result<Vec<Option<Seq>>, NoRoom>>,
+}
+
+/// The queue is full, or there is too much in memory that the disk does not take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the queue is full; try again when Zammad, or the disk, has taken some of it")]
+pub struct NoRoom;
+
 /// What became of one transaction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Done {
@@ -72,6 +85,14 @@ struct Batch {
     /// The latest value of each key.
     state: BTreeMap<String, Option<Vec<u8>>>,
     mark: u64,
+    /// Who waits for which of the events.
+    waiting: Vec<Waiting>,
+}
+
+struct Waiting {
+    first: usize,
+    count: usize,
+    taken: oneshot::Sender<Result<Vec<Option<Seq>>, NoRoom>>,
 }
 
 impl Acceptor {
@@ -101,6 +122,18 @@ impl Acceptor {
         self.lost += lost as u64;
         self.begin();
         lost as u64
+    }
+
+    /// Events from elsewhere, with whatever goes into the next transaction.
+    pub(super) fn add_sent(&mut self, Sent { mut events, taken }: Sent) {
+        if self.unaccepted() + events.len() > UNACCEPTED_MAX {
+            // Whoever asked has gone away, perhaps.
+            let _ = taken.send(Err(NoRoom));
+            return;
+        }
+        self.next.waiting.push(Waiting { first: self.next.events.len(), count: events.len(), taken });
+        self.next.events.append(&mut events);
+        self.begin();
     }
 
     /// Events that are not on disk yet.
@@ -137,29 +170,35 @@ impl Acceptor {
         if self.under_way.is_some() || (empty && self.next.mark == 0) {
             return;
         }
-        let Batch { events, state, mark } = std::mem::take(&mut self.next);
-        self.in_flight = events.len();
-        let state = state.into_iter().map(|(key, value)| StateChange { key, value }).collect();
-        let job =
-            accept(self.store.clone(), self.drains.clone(), self.bound, Accepting { events, state }, mark);
+        let batch = std::mem::take(&mut self.next);
+        self.in_flight = batch.events.len();
+        let job = accept(self.store.clone(), self.drains.clone(), self.bound, batch);
         self.under_way = Some(tokio::spawn(job));
     }
 }
 
-async fn accept(
-    store: Store,
-    drains: Vec<ToDrain>,
-    bound: Bound,
-    mut accepting: Accepting,
-    mark: u64,
-) -> Result<Done, StoreError> {
+async fn accept(store: Store, drains: Vec<ToDrain>, bound: Bound, batch: Batch) -> Result<Done, StoreError> {
+    let Batch { events, state, mark, waiting } = batch;
+    let state = state.into_iter().map(|(key, value)| StateChange { key, value }).collect();
+    let mut accepting = Accepting { events, state };
     let mut done = Done { mark, ..Done::default() };
     done.dropped = make_room(&store, &mut accepting, &drains, bound).await?;
-    if accepting.events.is_empty() && accepting.state.is_empty() {
+    if accepting.events.is_empty() {
+        for Waiting { taken, .. } in waiting {
+            // Whoever asked has gone away, perhaps.
+            let _ = taken.send(Err(NoRoom));
+        }
+        if accepting.state.is_empty() {
+            return Ok(done);
+        }
+        store.accept(accepting).await?;
         return Ok(done);
     }
     let events = accepting.events.clone();
     let seqs = store.accept(accepting).await?;
+    for Waiting { first, count, taken } in waiting {
+        let _ = taken.send(Ok(seqs[first..first + count].to_vec()));
+    }
     for (seq, event) in seqs.into_iter().zip(events) {
         let Some(seq) = seq else {
             done.repeated += 1;

@@ -13,6 +13,7 @@ use super::drain::Order;
 use super::log;
 use super::pauses;
 use super::rows;
+use super::send;
 use super::status::{self, Seen};
 use super::stories;
 use crate::store::{Accepting, Pending, Seq, Settle, Store, StoreError};
@@ -34,6 +35,20 @@ pub enum Refusal {
     /// It makes no sense.
     #[error("{0}")]
     Senseless(String),
+    /// Not now.
+    #[error("{0}")]
+    Later(String),
+}
+
+impl Refusal {
+    /// Whether the same request may be taken after a while, without anybody doing anything.
+    #[must_use]
+    pub const fn passes(&self) -> bool {
+        match self {
+            Self::Store(_) | Self::Senseless(_) => false,
+            Self::Later(_) => true,
+        }
+    }
 }
 
 /// The answer to a request, from the store and, if there is one, the running daemon.
@@ -78,6 +93,7 @@ pub async fn answer(store: &Store, live: Option<&Live>, request: Request) -> Res
             Ok(vec![json!({ "waiting": waiting })])
         }
         Request::Import { rows } => import(store, live, &rows).await,
+        Request::Send(given) => Ok(vec![send::send(store, live, &given).await?]),
     }
 }
 
@@ -212,6 +228,12 @@ pub fn meant<'a>(
         return Err(Refusal::Senseless(format!("no Zammad is called so; there is {there}")));
     }
     Ok(names)
+}
+
+/// What is said where one of several is meant, and none is named.
+#[must_use]
+pub fn say_which(there: &[String]) -> String {
+    format!("say which Zammad is meant, with --zammad: {}", there.join(", "))
 }
 
 fn log_level(live: Option<&Live>, level: Option<String>) -> Result<Vec<Value>, Refusal> {

@@ -22,9 +22,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::accept::Sent;
 use super::admin::Admin;
 use super::admin::metrics::PostSeconds;
-use super::answers;
+use super::answers::{self, Refusal};
 use super::backfill::BackfillState;
 use super::drain::{DrainState, Order};
 use super::history::History;
@@ -159,11 +160,26 @@ pub enum Request {
         /// The last.
         last: u64,
     },
+    /// An event of a call that is on none of the switches is to be told.
+    Send(Send),
     /// Exported rows are to be taken in. Events that are known already are passed over.
     Import {
         /// The rows, as exported.
         rows: Vec<Value>,
     },
+}
+
+/// An event from elsewhere: see [`super::send`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Send {
+    /// Which Zammad; may be left out where there is one.
+    pub zammad: Option<String>,
+    /// The event, as it is posted.
+    pub body: Value,
+    /// Tells several answers of one call by the same user apart, and one that is repeated from them.
+    pub leg: Option<String>,
+    /// Of a hangup: the call had been answered.
+    pub answered: bool,
 }
 
 /// What the running daemon can tell beyond the store.
@@ -191,6 +207,8 @@ pub struct Live {
     pub posts: PostSeconds,
     /// The status page, if there is one.
     pub admin: Option<Arc<Admin>>,
+    /// Takes events from elsewhere.
+    pub sent: Option<mpsc::Sender<Sent>>,
 }
 
 impl Live {
@@ -209,6 +227,7 @@ impl Live {
             history: History::default(),
             posts: PostSeconds::default(),
             admin: None,
+            sent: None,
         }
     }
 
@@ -389,7 +408,7 @@ async fn converse(stream: UnixStream, store: &Store, live: &Arc<Live>) -> io::Re
     let answer = match serde_json::from_str::<Request>(&line) {
         Ok(request) => answers::aside(store.clone(), Arc::clone(live), request)
             .await
-            .unwrap_or_else(|why| vec![failure(&why)]),
+            .unwrap_or_else(|why| vec![refusal(&why)]),
         Err(why) => vec![failure(&why)],
     };
     for value in answer {
@@ -398,6 +417,14 @@ async fn converse(stream: UnixStream, store: &Store, live: &Arc<Live>) -> io::Re
         write.write_all(&line).await?;
     }
     write.shutdown().await
+}
+
+fn refusal(why: &Refusal) -> Value {
+    let mut answer = failure(why);
+    if why.passes() {
+        answer["later"] = true.into();
+    }
+    answer
 }
 
 fn failure(why: &dyn std::fmt::Display) -> Value {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
-use super::accept::{Acceptor, Bound, Done};
+use super::accept::{Acceptor, Bound, Done, Sent};
 use super::backfill::{self, Hearing};
 use super::clock;
 use super::listener::{Ask, DUMP, Heard, What, not_answered};
@@ -96,6 +96,8 @@ pub struct Orders {
     pub blocked: mpsc::Receiver<CallId>,
     /// What the calls are told by.
     pub rules: watch::Receiver<Arc<Rules>>,
+    /// Events of calls that are on none of the switches.
+    pub sent: mpsc::Receiver<Sent>,
 }
 
 /// Where the intake leaves its figures.
@@ -147,7 +149,7 @@ pub async fn run(
     shelf: Shelf,
     beat: Beat,
 ) -> Result<(), StoreError> {
-    let Orders { mut blocked, mut rules } = orders;
+    let Orders { mut blocked, mut rules, mut sent } = orders;
     let mut resyncs: Vec<Resync> = switches.iter().map(|_| Resync::default()).collect();
     let mut group = Vec::with_capacity(GROUP);
     loop {
@@ -158,12 +160,19 @@ pub async fn run(
             done = acceptor.done() => Woken::Accepted(done),
             count = heard.recv_many(&mut group, GROUP) => Woken::Heard(count),
             Some(call) = blocked.recv() => Woken::Blocked(call),
+            Some(sent) = sent.recv() => Woken::Sent(sent),
             () = clock::wait_until(due) => Woken::Due,
             () = beat.tick() => Woken::Tick,
         };
         match woken {
             Woken::Accepted(done) => note(&board, &acceptor, done?),
             Woken::Tick => {}
+            Woken::Sent(sent) => {
+                if rules.has_changed().unwrap_or_default() {
+                    go_by(&rules.borrow_and_update(), &mut switches, &mut acceptor);
+                }
+                acceptor.add_sent(sent);
+            }
             Woken::Blocked(call) => {
                 let cause = rules.borrow().end_blocked_with;
                 if let Some(cause) = cause {
@@ -244,6 +253,7 @@ enum Woken {
     Accepted(Result<Done, StoreError>),
     Heard(usize),
     Blocked(CallId),
+    Sent(Sent),
     Due,
     Tick,
 }

@@ -28,6 +28,7 @@ pub mod pauses;
 pub mod process;
 pub mod pulse;
 pub mod rows;
+pub mod send;
 pub mod shown;
 pub mod status;
 pub mod stories;

@@ -62,26 +62,9 @@ pub fn delivered(seq: Seq, delivered: &Delivered) -> Value {
 /// # Errors
 /// One sentence that names the field.
 pub fn read(row: &Value) -> Result<(Pending, Kind, UnixMillis, Option<String>), String> {
-    let text = |at: &Value, key: &str| {
-        at[key].as_str().map(str::to_owned).ok_or_else(|| format!("{key:?} is missing or no text"))
-    };
     let moment = |key: &str| row[key].as_u64().map(UnixMillis);
     let flag = |key: &str| row[key].as_bool().unwrap_or_default();
-    let body = &row["body"];
-    let maybe = |key: &str| body[key].as_str().or_else(|| row["unsaid"][key].as_str()).map(str::to_owned);
-    let what = match text(body, "event")?.as_str() {
-        "newCall" => What::NewCall { user: maybe("user"), queue: maybe("queue") },
-        "answer" => What::Answer { answering_number: maybe("answeringNumber"), user: maybe("user") },
-        "hangup" => What::Hangup { cause: text(body, "cause")?.parse().map_err(|why| format!("{why}"))? },
-        other => return Err(format!("{other:?} is no event")),
-    };
-    let direction = match text(body, "direction")?.as_str() {
-        "in" => Direction::In,
-        "out" => Direction::Out,
-        other => return Err(format!("{other:?} is no direction")),
-    };
-    let call_id = CallId::new(&text(body, "callId")?);
-    let event = Event { call_id, direction, from: text(body, "from")?, to: text(body, "to")?, what };
+    let event = event(&row["body"], &row["unsaid"])?;
     let pending = Pending {
         id: text(row, "id")?,
         zammad: text(row, "zammad")?,
@@ -102,6 +85,31 @@ pub fn read(row: &Value) -> Result<(Pending, Kind, UnixMillis, Option<String>), 
         other => return Err(format!("{other:?} is no state; use pending, dead or delivered")),
     };
     Ok((pending, kind, settled, note))
+}
+
+/// The event that a body says. What is in `unsaid` is kept and never posted.
+///
+/// # Errors
+/// One sentence that names the field.
+pub fn event(body: &Value, unsaid: &Value) -> Result<Event, String> {
+    let maybe = |key: &str| body[key].as_str().or_else(|| unsaid[key].as_str()).map(str::to_owned);
+    let what = match text(body, "event")?.as_str() {
+        "newCall" => What::NewCall { user: maybe("user"), queue: maybe("queue") },
+        "answer" => What::Answer { answering_number: maybe("answeringNumber"), user: maybe("user") },
+        "hangup" => What::Hangup { cause: text(body, "cause")?.parse().map_err(|why| format!("{why}"))? },
+        other => return Err(format!("{other:?} is no event")),
+    };
+    let direction = match text(body, "direction")?.as_str() {
+        "in" => Direction::In,
+        "out" => Direction::Out,
+        other => return Err(format!("{other:?} is no direction")),
+    };
+    let call_id = CallId::new(&text(body, "callId")?);
+    Ok(Event { call_id, direction, from: text(body, "from")?, to: text(body, "to")?, what })
+}
+
+fn text(at: &Value, key: &str) -> Result<String, String> {
+    at[key].as_str().map(str::to_owned).ok_or_else(|| format!("{key:?} is missing or no text"))
 }
 
 /// What is to be recorded of an imported event beyond its being pending.

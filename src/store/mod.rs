@@ -515,6 +515,14 @@ fn counts(ledger: &Ledger) -> Counts {
     Counts { pending: ledger.pending, dead: ledger.dead, delivered: ledger.delivered }
 }
 
+/// Whether an event is of a size that [`Store::accept`] takes: for those that are not made of what was cut before.
+///
+/// # Errors
+/// [`StoreError::TooLarge`].
+pub fn fits(pending: &Pending) -> Result<(), StoreError> {
+    new_event(pending.clone()).map(drop)
+}
+
 fn new_event(pending: Pending) -> Result<NewEvent, StoreError> {
     bounded(|| format!("the id {:.40}…", pending.id), pending.id.len(), KEY_MAX)?;
     let payload = pending.encode();
