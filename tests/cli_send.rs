@@ -194,11 +194,21 @@ async fn what_the_queue_has_taken_survives_a_kill_and_is_told_once_and_in_order(
     assert_eq!(queue("hangup", "a", &["--answered"]), (Some(0), "queued: 6".into()));
     program.kill();
 
+    let hangups = |call: &str| {
+        let rows = run(&["queue", "show", call, "--json", "--state-dir", &dir]).out;
+        let rows: Vec<Value> = rows.lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+        let answered =
+            rows.iter().filter(|row| row["body"]["event"] == "hangup").map(|row| row["answered"] == true);
+        answered.collect::<Vec<_>>()
+    };
+    assert_eq!(hangups("a"), [true]);
+
     // Nobody runs: into the stopped queue, and told of the same as before.
     assert_eq!(queue("hangup", "a", &["--answered"]), (Some(0), "already queued".into()));
     let said = run(&words("hangup", "b", &["--queue", "--state-dir", &dir]));
     assert_eq!((said.code, said.out.trim()), (Some(0), "queued: 7"), "{said:?}");
     assert!(said.err.contains("the daemon is not running"), "{said:?}");
+    assert_eq!(hangups("b"), [false]);
 
     road.zammad.restart().unwrap();
     let mut program = Program::start(&args, &[]);
@@ -256,6 +266,14 @@ async fn a_queue_that_cannot_take_it_says_so() {
     assert!(said.code == Some(1) && said.sentence().contains("--zammad: acme, other"), "{said:?}");
     let said = queue("a", &["--zammad", "none"]);
     assert!(said.code == Some(1) && said.sentence().contains("acme, other"), "{said:?}");
+    // One call may be told to both.
+    for zammad in ["acme", "other"] {
+        let said = queue("both", &["--zammad", zammad]);
+        assert!(said.code == Some(0) && said.out.starts_with("queued"), "{said:?}");
+    }
+    let rows = run(&[&["queue", "show", "both", "--json"][..], &config].concat()).out;
+    let rows = rows.lines().map(|row| serde_json::from_str::<Value>(row).unwrap()["zammad"].clone());
+    assert_eq!(rows.collect::<Vec<_>>(), ["acme", "other"]);
     let now = clock::now().0;
     let row = |call: u32| {
         let body = json!({ "event": "newCall", "callId": call.to_string(), "direction": "in", "from": "1", "to": "2" });
