@@ -90,6 +90,34 @@ fn every_link_of_the_pages_leads_somewhere() {
 }
 
 #[test]
+fn every_test_that_a_page_names_is_there() {
+    let (mut checked, mut wrong) = (0, Vec::new());
+    for page in docs::pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for (before, rest) in text.match_indices("`](").map(|(at, _)| text.split_at(at)) {
+            let name = before.rsplit('`').next().unwrap();
+            let link = rest["`](".len()..].split(')').next().unwrap();
+            let is_name = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+            if !link.ends_with(".rs") || !is_name {
+                continue;
+            }
+            checked += 1;
+            let target = fs::read_to_string(page.parent().unwrap().join(link)).unwrap_or_default();
+            let test = ["#[test]\n", "worker_threads = 2)]\n", "#[tokio::test]\n"].into_iter().any(|mark| {
+                ["", "async "]
+                    .iter()
+                    .any(|kind| target.replace("    ", "").contains(&format!("{mark}{kind}fn {name}()")))
+            });
+            if !test {
+                wrong.push(format!("{}: {link} has no test {name}", docs::shown(&page)));
+            }
+        }
+    }
+    assert!(checked > 20, "only {checked} tests were found");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn every_page_is_in_an_index() {
     let folder = docs::root().join("docs");
     let index = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
