@@ -107,6 +107,7 @@ mod known_errors {
         // Accepted in their order, so they all have a place when the next one comes.
         let said = status(dir.path()).await;
         assert!(said["error"].as_str().is_some_and(|e| e.contains("32 others")), "{said}");
+        assert_eq!(said["later"], true, "whoever asks for a script must know that it may ask again");
         // Hundreds more are told so, each at once.
         for _ in 0..300 {
             assert!(status(dir.path()).await["error"].is_string());

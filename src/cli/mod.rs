@@ -85,6 +85,7 @@ enum Command {
     /// How much the running daemon logs; with LEVEL, from now on so much
     Log(log::Log),
     /// Tell Zammad of a call that is on none of the switches: for scripts beside any telephone system
+    #[command(after_help = send::CODES)]
     Send(send::Send),
     /// Whether the store is sound, and what can be read of a damaged one
     Store(store::Store),

@@ -22,15 +22,18 @@ const WRONG: u8 = 65;
 /// Try again later: `EX_TEMPFAIL` of sysexits.h.
 const LATER: u8 = 75;
 
-const CODES: &str = "\
+/// For each help of `send`.
+pub(super) const CODES: &str = "\
 Exit codes:
-  0   told: accepted, or known already (with --queue: on disk, and told by and by)
-  2   wrong arguments: an empty or over-long text, a user on an outbound answer
-  4   the caller is on Zammad's block list; the reason is on standard output. Send the hangup all the same.
-  65  wrong: Zammad refuses it, or does not know the call; or a missed call's hangup that may have arrived.
-      Do not repeat it.
-  75  not told now: Zammad is away, or the queue cannot take it. Send it again later; that does no harm.
+  0   told, or known already; with --queue: on disk, and told by and by
+  4   the caller is on Zammad's block list; the reason is on standard
+      output. Send the hangup all the same
+  75  not told now: send it again later, that does no harm
+  65  refused, or the call is not known, or the hangup of a missed call
+      that may have arrived: do not repeat it
   78  the configuration is wrong, here or in Zammad
+  2   the arguments are wrong: an empty or over-long text, a user on the
+      answer of an outbound call
   1   anything else that did not work";
 
 #[derive(Args)]

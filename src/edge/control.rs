@@ -303,7 +303,7 @@ impl Socket {
                 let talk = async {
                     match admitted {
                         Ok(_place) => converse(stream, &store, &live).await,
-                        Err(why) => refuse(stream, &why).await,
+                        Err(why) => refuse(stream, why).await,
                     }
                 };
                 match tokio::time::timeout(PATIENCE, talk).await {
@@ -346,22 +346,25 @@ fn bind(state_dir: &Path, path: &Path) -> io::Result<(UnixListener, u32)> {
 }
 
 /// A place for a client, or why there is none.
-fn admit(stream: &UnixStream, owner: u32, room: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, String> {
-    let uid = stream.peer_cred().map_err(|why| format!("it cannot be told who asks: {why}"))?.uid();
+fn admit(stream: &UnixStream, owner: u32, room: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Refusal> {
+    let uid = stream
+        .peer_cred()
+        .map_err(|why| Refusal::Senseless(format!("it cannot be told who asks: {why}")))?
+        .uid();
     if uid != owner && uid != 0 {
         warn!(name: "control_client_refused", uid, "another user asked at the control socket and was refused");
-        return Err(format!(
+        return Err(Refusal::Senseless(format!(
             "user {uid} may not ask this daemon: ask as user {owner}, whom it runs as, or as root"
-        ));
+        )));
     }
-    Arc::clone(room)
-        .try_acquire_owned()
-        .map_err(|_| format!("{CLIENTS_MAX} others are asking already; ask again in a moment"))
+    Arc::clone(room).try_acquire_owned().map_err(|_| {
+        Refusal::Later(format!("{CLIENTS_MAX} others are asking already; ask again in a moment"))
+    })
 }
 
 /// What was asked is not read: a stranger's words are none of ours.
-async fn refuse(mut stream: UnixStream, why: &str) -> io::Result<()> {
-    stream.write_all(format!("{}\n", failure(&why)).as_bytes()).await?;
+async fn refuse(mut stream: UnixStream, why: Refusal) -> io::Result<()> {
+    stream.write_all(format!("{}\n", refusal(&why)).as_bytes()).await?;
     stream.shutdown().await
 }
 

@@ -4,8 +4,10 @@
 //! The same call of a script is the same event: its identity is made of Zammad, call, kind, and for an answer of who
 //! answered. So a script that does not know whether it was heard asks again, and Zammad is told once.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::accept::Sent;
 use super::answers::{Refusal, meant, say_which};
@@ -13,7 +15,10 @@ use super::clock;
 use super::control::{Live, Send};
 use super::rows;
 use crate::cti::event::{CALL_ID_MAX, Event, What};
-use crate::store::{self, Accepting, Pending, Store};
+use crate::store::{self, Accepting, Pending, Seq, Store};
+
+/// How long an event may take to be on disk, well within the time that a client has.
+const TAKE_WAIT: Duration = Duration::from_secs(10);
 
 /// What stands where other events have their switch's name.
 pub const ELSEWHERE: &str = "send";
@@ -36,18 +41,26 @@ pub(super) async fn send(store: &Store, live: Option<&Live>, given: &Send) -> Re
     // What the store refuses later would be a fault of ours.
     store::fits(&pending).map_err(|why| Refusal::Senseless(why.to_string()))?;
     let seqs = match live.and_then(|live| live.sent.as_ref()) {
-        Some(intake) => {
-            let (taken, answer) = oneshot::channel();
-            let stopping = || Refusal::Later("the daemon is stopping; try again".to_owned());
-            intake.send(Sent { events: vec![pending], taken }).await.map_err(|_| stopping())?;
-            let taken = answer.await.map_err(|_| stopping())?;
-            taken.map_err(|full| Refusal::Later(full.to_string()))?
-        }
+        Some(intake) => take(intake, pending).await?,
         // Nobody reads the bound of a queue that nobody drains; the daemon minds it with its first event.
         None => store.accept(Accepting { events: vec![pending], state: vec![] }).await?,
     };
     let seq = seqs.into_iter().flatten().next();
     Ok(json!({ "zammad": zammad, "seq": seq.map(|seq| seq.0), "running": live.is_some() }))
+}
+
+/// What is not on disk in time is in memory: who asks again does no harm, and may not hold a thread until then.
+async fn take(intake: &mpsc::Sender<Sent>, pending: Pending) -> Result<Vec<Option<Seq>>, Refusal> {
+    let (taken, answer) = oneshot::channel();
+    let answered = async {
+        intake.send(Sent { events: vec![pending], taken }).await.ok()?;
+        answer.await.ok()
+    };
+    match tokio::time::timeout(TAKE_WAIT, answered).await {
+        Ok(Some(taken)) => taken.map_err(|full| Refusal::Later(full.to_string())),
+        Ok(None) => Err(Refusal::Later("the daemon is stopping; try again".to_owned())),
+        Err(_) => Err(Refusal::Later("the disk has not taken it in time; try again".to_owned())),
+    }
 }
 
 fn read(body: &Value) -> Result<Event, Refusal> {
@@ -102,6 +115,31 @@ mod tests {
         answer["user"] = "Bob".into();
         assert_eq!(id(&answer, None), "send/main/c/answer//Bob");
         assert_eq!(id(&answer, Some("leg-2")), "send/main/c/answer/leg-2");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_takes_its_time_holds_nobody_up_for_ever() {
+        let event = read(&body("newCall")).unwrap();
+        let pending = Pending {
+            id: identity("main", &event, None),
+            zammad: "main".into(),
+            switch: ELSEWHERE.into(),
+            event,
+            happened: clock::now(),
+            answered: false,
+            attempt: None,
+            held: false,
+            restored: false,
+        };
+        // Room for one, and nobody who takes it.
+        let (intake, held) = mpsc::channel(1);
+        for _ in 0..2 {
+            let why = take(&intake, pending.clone()).await.unwrap_err();
+            assert!(why.passes() && why.to_string().contains("in time"), "{why}");
+        }
+        drop(held);
+        let why = take(&intake, pending).await.unwrap_err();
+        assert!(why.passes() && why.to_string().contains("stopping"), "{why}");
     }
 
     #[test]
