@@ -4,24 +4,18 @@
 mod common;
 #[path = "common/road.rs"]
 mod road;
+#[path = "common/scenes.rs"]
+mod scenes;
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use freeswitch_zammad::sim::recording::Recording;
 use freeswitch_zammad::sim::switch::Pace;
 use freeswitch_zammad::sim::zammad::{Answer, Fault};
 use futures_util::future::join_all;
-use road::{Road, differences, drained, renamed, rows_of};
-use serde_json::Value;
-
-/// A recording under its own legs, and what a person watching would say of it.
-struct Scene {
-    name: String,
-    recording: Recording,
-    want: Value,
-}
+use road::{Road, drained};
+use scenes::{Scene, calls, compare, scenes};
 
 #[tokio::test]
 async fn every_recorded_call_is_one_row_as_a_person_would_tell_it() {
@@ -140,32 +134,6 @@ async fn events_that_are_heard_twice_change_nothing() {
     let of = |kind: &str| posts.iter().filter(|s| s.event.as_deref() == Some(kind)).count();
     assert_eq!((of("newCall"), of("hangup")), (calls(&scenes), calls(&scenes)));
     daemon.stop().await.unwrap();
-}
-
-fn scenes(road: &Road, folder: &str) -> Vec<Scene> {
-    let mut expected = common::expected(folder);
-    let scene = |(name, bytes): (String, Vec<u8>)| {
-        let want = expected.remove(&name)?;
-        Some(Scene { recording: renamed(&road.switch, &bytes, &name), name, want })
-    };
-    let scenes: Vec<Scene> = common::recordings(folder).into_iter().filter_map(scene).collect();
-    assert!(expected.is_empty(), "no recording of {:?}", expected.keys());
-    scenes
-}
-
-fn calls(scenes: &[Scene]) -> usize {
-    scenes.iter().map(|s| s.want.as_array().unwrap().len()).sum()
-}
-
-fn compare(road: &Road, scenes: &[Scene]) {
-    let (rows, seen) = (road.zammad.log(), road.zammad.requests());
-    assert_eq!(rows.len(), calls(scenes), "a row for each call");
-    let mut wrong = Vec::new();
-    for scene in scenes {
-        let differences = differences(&rows_of(&rows, &scene.recording), &seen, &scene.want);
-        wrong.extend(differences.into_iter().map(|d| format!("{}: {d}", scene.name)));
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[tokio::test]

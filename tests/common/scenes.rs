@@ -1,0 +1,42 @@
+//! Every recording, and whether Zammad's caller log says of it what a person watching would.
+
+#![allow(dead_code, reason = "each test is a crate of its own, and not every one needs every helper")]
+
+use freeswitch_zammad::sim::recording::Recording;
+use serde_json::Value;
+
+use crate::common;
+use crate::road::{Road, differences, renamed, rows_of};
+
+/// A recording under its own legs, and what a person watching would say of it.
+pub(crate) struct Scene {
+    pub(crate) name: String,
+    pub(crate) recording: Recording,
+    pub(crate) want: Value,
+}
+
+pub(crate) fn scenes(road: &Road, folder: &str) -> Vec<Scene> {
+    let mut expected = common::expected(folder);
+    let scene = |(name, bytes): (String, Vec<u8>)| {
+        let want = expected.remove(&name)?;
+        Some(Scene { recording: renamed(&road.switch, &bytes, &name), name, want })
+    };
+    let scenes: Vec<Scene> = common::recordings(folder).into_iter().filter_map(scene).collect();
+    assert!(expected.is_empty(), "no recording of {:?}", expected.keys());
+    scenes
+}
+
+pub(crate) fn calls(scenes: &[Scene]) -> usize {
+    scenes.iter().map(|s| s.want.as_array().unwrap().len()).sum()
+}
+
+pub(crate) fn compare(road: &Road, scenes: &[Scene]) {
+    let (rows, seen) = (road.zammad.log(), road.zammad.requests());
+    assert_eq!(rows.len(), calls(scenes), "a row for each call");
+    let mut wrong = Vec::new();
+    for scene in scenes {
+        let differences = differences(&rows_of(&rows, &scene.recording), &seen, &scene.want);
+        wrong.extend(differences.into_iter().map(|d| format!("{}: {d}", scene.name)));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
