@@ -13,6 +13,9 @@
 //!               └─ cti::reply: verdict ─▶ schedule ─▶ store: done / again at T / dead letter
 //! ```
 //!
+//! Where several nodes share an outbox, `edge::shipper` brings events from each node's store into it, and `edge::claims`
+//! hands each node's schedule the calls that it has claimed there.
+//!
 //! Nothing between the socket and the store waits for Zammad. Nothing after the store knows a FreeSWITCH header.
 //!
 //! # The modules, in reading order
@@ -24,13 +27,14 @@
 //! | [`call`] | legs become calls, told as a person would tell them | sockets, clocks, HTTP |
 //! | [`queue`] | what is posted when: order, repeats, pauses, dead letters | clocks, HTTP, the store |
 //! | [`store`] | what must survive: pending events, call state, dead letters (sled) | Zammad's answers, the switch |
+//! | [`outbox`] | what several nodes share: each event once, each call from one node at a time (PostgreSQL) | Zammad's answers, the switch |
 //! | [`config`] | file, environment and flags to one checked configuration | how it is used |
 //! | [`edge`] | the only code that waits: listener, backfill, intake, drain, control socket, status page, clock, log | decisions |
 //! | [`daemon`] | builds the parts, starts the tasks, stops them in order | decisions |
 //! | [`cli`] | what each subcommand says and prints | |
 //! | [`sim`] | a switch and a Zammad to talk to, over real sockets: for the demo, tests and benches | |
 //!
-//! Imports run one way: `cli → daemon → edge → {config, store} → queue → call → {cti, esl}`. `esl` and `cti` never
+//! Imports run one way: `cli → daemon → edge → {config, outbox, store} → queue → call → {cti, esl}`. `esl` and `cti` never
 //! know each other; only `call` knows both. A test reads the `use` lines and holds this.
 //!
 //! Every state machine ([`esl::session`], [`call::tracker`], [`queue::schedule`]) has the same verbs: `handle_*`
@@ -53,6 +57,7 @@ pub mod cti;
 pub mod daemon;
 pub mod edge;
 pub mod esl;
+pub mod outbox;
 pub mod queue;
 pub mod sim;
 pub mod store;

@@ -59,6 +59,7 @@ mod writer;
 pub use error::{Place, StoreError};
 pub use model::{Accepting, Counts, Dead, Delivered, Limits, Pending, Seq, Settle, StateChange, Trimmed};
 
+pub use record::{payload, read_payload};
 pub use salvage::{Relic, Salvaged, Verified, exists, relics, salvage, verify};
 
 use group::{NewEvent, NewState, Row};

@@ -112,6 +112,20 @@ impl Stored for Pending {
     }
 }
 
+/// A pending event as one text, the same as in its row.
+#[must_use]
+pub fn payload(event: &Pending) -> String {
+    String::from_utf8(event.encode()).expect("JSON is UTF-8")
+}
+
+/// What [`payload`] made.
+///
+/// # Errors
+/// What is wrong with it; no word of what it says.
+pub fn read_payload(text: &str) -> Result<Pending, String> {
+    Pending::decode(text.as_bytes())
+}
+
 impl Stored for Dead {
     fn encode(&self) -> Vec<u8> {
         json(&DeadRow {

@@ -1,0 +1,313 @@
+//! Lines: claimed, renewed, settled.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio_postgres::{Client, Row};
+
+use super::OutboxError;
+use super::link::{Link, fault, patiently};
+use crate::store::{self, Pending};
+use crate::time::UnixMillis;
+
+/// Most events that are deleted at once.
+const TRIM_MAX: i64 = 20_000;
+
+/// A line that this node has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// Which call.
+    pub call_id: String,
+    /// How often it has changed hands.
+    pub fence: i64,
+}
+
+/// What became of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// Zammad has it, or it is not to be told.
+    Delivered {
+        /// When.
+        at: UnixMillis,
+        /// What a person may want to know of it.
+        note: Option<String>,
+    },
+    /// It is given up.
+    Dead {
+        /// When.
+        at: UnixMillis,
+        /// Why.
+        story: String,
+    },
+    /// A request that must not be blindly repeated is about to be sent.
+    Attempt {
+        /// When.
+        at: UnixMillis,
+    },
+    /// It surely did not arrive.
+    Unattempted,
+    /// Zammad had lost the call of this restored event: it is one like any other.
+    Missing,
+}
+
+/// What [`Link::settle`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// Events of lines that this node has no more: for them nothing was recorded.
+    pub lost: Vec<String>,
+    /// Lines in which nothing waits any more: they are nobody's now.
+    pub freed: Vec<Claimed>,
+}
+
+/// What [`Link::waiting`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Each call's in its order.
+    pub events: Vec<Pending>,
+    /// Rows that this program did not write so: the call, the event's identity, and what is wrong.
+    pub unreadable: Vec<(String, String, String)>,
+}
+
+impl Link {
+    /// Claims up to so many lines of a Zammad that nobody has: of `calls` if any are named, else half of them from those
+    /// that began first and half from the latest, so that a call that goes on now is not behind a backlog.
+    ///
+    /// # Errors
+    /// [`OutboxError`]; what was claimed all the same comes with [`Link::renew`].
+    pub async fn claim(
+        &mut self,
+        zammad: &str,
+        calls: &[String],
+        limit: usize,
+    ) -> Result<Vec<Claimed>, OutboxError> {
+        let (node, lease) = (self.settings.owner.clone(), self.settings.lease.as_secs_f64());
+        let done = patiently(async {
+            let client = self.client().await?;
+            claim(client, (zammad, &node, lease), calls, limit).await.map_err(fault)
+        });
+        let done = done.await;
+        self.mind(done)
+    }
+
+    /// Keeps every line of a Zammad that this node has and in which something waits, and returns them.
+    ///
+    /// # Errors
+    /// [`OutboxError`].
+    pub async fn renew(&mut self, zammad: &str) -> Result<Vec<Claimed>, OutboxError> {
+        let (node, lease) = (self.settings.owner.clone(), self.settings.lease.as_secs_f64());
+        let done = patiently(async {
+            let kept = self
+                .client()
+                .await?
+                .query(
+                    "UPDATE outbox_line SET lease_until = now() + $3 * interval '1 second'
+                     WHERE zammad = $1 AND owner = $2 AND waiting > 0 RETURNING call_id, fence",
+                    &[&zammad, &node, &lease],
+                )
+                .await;
+            Ok(claimed(&kept.map_err(fault)?))
+        });
+        let done = done.await;
+        self.mind(done)
+    }
+
+    /// The events that wait in these calls and are not among the `known`.
+    ///
+    /// # Errors
+    /// [`OutboxError`].
+    pub async fn waiting(
+        &mut self,
+        zammad: &str,
+        calls: &[String],
+        known: &BTreeSet<String>,
+    ) -> Result<Waiting, OutboxError> {
+        let done = patiently(async {
+            let rows = self
+                .client()
+                .await?
+                .query(
+                    "SELECT event_id, payload, attempt_ms, held, restored, call_id FROM outbox_event
+                     WHERE zammad = $1 AND call_id = ANY($2) AND state = 'pending'
+                     ORDER BY call_id, step, happened_ms, place, event_id",
+                    &[&zammad, &calls],
+                )
+                .await
+                .map_err(fault)?;
+            let mut found = Waiting::default();
+            for row in rows.iter().filter(|row| !known.contains(row.get::<_, &str>(0))) {
+                match event(row) {
+                    Ok(event) => found.events.push(event),
+                    Err(why) => found.unreadable.push((row.get(5), row.get(0), why)),
+                }
+            }
+            Ok(found)
+        });
+        let done = done.await;
+        self.mind(done)
+    }
+
+    /// Records what became of events of lines that this node has.
+    ///
+    /// # Errors
+    /// [`OutboxError`]; then it may be recorded all the same, and can be given to it again.
+    pub async fn settle(
+        &mut self,
+        zammad: &str,
+        settles: &[(Claimed, String, Settled)],
+    ) -> Result<Recorded, OutboxError> {
+        let node = self.settings.owner.clone();
+        let done = patiently(async {
+            let client = self.client().await?;
+            settle(client, zammad, &node, settles).await.map_err(fault)
+        });
+        let done = done.await;
+        self.mind(done)
+    }
+
+    /// Deletes what is over for longer than it is kept, and calls of which nothing is left. Returns how many events.
+    ///
+    /// # Errors
+    /// [`OutboxError`].
+    pub async fn trim(&mut self, zammad: &str, now: UnixMillis) -> Result<u64, OutboxError> {
+        let before = |keep: Duration| {
+            i64::try_from(now.0.saturating_sub(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX)))
+                .unwrap_or(0)
+        };
+        let (delivered, dead) = (before(self.settings.delivered_keep), before(self.settings.dead_keep));
+        let done = patiently(async {
+            let client = self.client().await?;
+            let mut gone = 0;
+            for (state, before) in [("delivered", delivered), ("dead", dead)] {
+                let old = "DELETE FROM outbox_event WHERE event_id IN (
+                         SELECT event_id FROM outbox_event WHERE state = $1 AND settled_ms < $2 AND zammad = $3
+                         LIMIT $4)";
+                gone += client.execute(old, &[&state, &before, &zammad, &TRIM_MAX]).await.map_err(fault)?;
+            }
+            let empty = "DELETE FROM outbox_line l WHERE l.zammad = $1 AND l.waiting = 0
+                     AND l.began < now() - interval '1 day'
+                     AND NOT EXISTS (SELECT 1 FROM outbox_event e
+                                     WHERE e.zammad = l.zammad AND e.call_id = l.call_id)";
+            client.execute(empty, &[&zammad]).await.map_err(fault)?;
+            Ok(gone)
+        });
+        let done = done.await;
+        self.mind(done)
+    }
+
+    /// Lets go of all lines, in order that others need not wait for the lease to end.
+    ///
+    /// # Errors
+    /// [`OutboxError`]; then the lease ends by itself.
+    pub async fn let_go(&mut self, zammad: &str) -> Result<(), OutboxError> {
+        let node = self.settings.owner.clone();
+        let done = patiently(async {
+            let free =
+                "UPDATE outbox_line SET owner = NULL, lease_until = NULL WHERE zammad = $1 AND owner = $2";
+            self.client().await?.execute(free, &[&zammad, &node]).await.map_err(fault).map(drop)
+        });
+        let done = done.await;
+        self.mind(done)
+    }
+}
+
+async fn claim(
+    client: &mut Client,
+    (zammad, node, lease): (&str, &str, f64),
+    calls: &[String],
+    limit: usize,
+) -> Result<Vec<Claimed>, tokio_postgres::Error> {
+    let take = |which: &str| {
+        format!(
+            "UPDATE outbox_line SET owner = $2, fence = fence + 1, lease_until = now() + $3 * interval '1 second'
+             WHERE zammad = $1 AND call_id IN (
+                 SELECT call_id FROM outbox_line
+                 WHERE zammad = $1 AND waiting > 0 AND (owner IS NULL OR lease_until < now()) {which} LIMIT $4
+                 FOR UPDATE SKIP LOCKED)
+             RETURNING call_id, fence"
+        )
+    };
+    if !calls.is_empty() {
+        let most = i64::try_from(limit).unwrap_or(i64::MAX);
+        let named = take("AND call_id = ANY($5)");
+        return Ok(claimed(&client.query(&named, &[&zammad, &node, &lease, &most, &calls]).await?));
+    }
+    let (latest, first) = (limit / 2, limit - limit / 2);
+    let mut all = Vec::new();
+    for (which, most) in [("ORDER BY began DESC", latest), ("ORDER BY began", first)] {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        all.extend(claimed(&client.query(&take(which), &[&zammad, &node, &lease, &most]).await?));
+    }
+    Ok(all)
+}
+
+async fn settle(
+    client: &mut Client,
+    zammad: &str,
+    node: &str,
+    settles: &[(Claimed, String, Settled)],
+) -> Result<Recorded, tokio_postgres::Error> {
+    let calls: BTreeSet<&str> = settles.iter().map(|(line, _, _)| line.call_id.as_str()).collect();
+    let calls: Vec<&str> = calls.into_iter().collect();
+    let change = client.transaction().await?;
+    // From here to the end nobody takes one of them over.
+    let ours = change
+        .query(
+            "SELECT call_id, fence FROM outbox_line WHERE zammad = $1 AND call_id = ANY($2) AND owner = $3
+             ORDER BY call_id FOR UPDATE",
+            &[&zammad, &calls, &node],
+        )
+        .await?;
+    let fences: BTreeMap<&str, i64> = ours.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let (mine, lost): (Vec<_>, Vec<_>) =
+        settles.iter().partition(|(line, _, _)| fences.get(line.call_id.as_str()) == Some(&line.fence));
+    let mut ended = BTreeMap::<&str, i64>::new();
+    for (line, id, settled) in mine {
+        let at = |at: &UnixMillis| i64::try_from(at.0).unwrap_or(i64::MAX);
+        let (state, ms, note) = match settled {
+            Settled::Delivered { at: ms, note } => ("delivered", at(ms), note.as_deref()),
+            Settled::Dead { at: ms, story } => ("dead", at(ms), Some(story.as_str())),
+            Settled::Attempt { at: ms } => {
+                let begun =
+                    "UPDATE outbox_event SET attempt_ms = $2 WHERE event_id = $1 AND state = 'pending'";
+                change.execute(begun, &[id, &at(ms)]).await?;
+                continue;
+            }
+            Settled::Unattempted => {
+                let back = "UPDATE outbox_event SET attempt_ms = NULL WHERE event_id = $1";
+                change.execute(back, &[id]).await?;
+                continue;
+            }
+            Settled::Missing => {
+                let plain = "UPDATE outbox_event SET restored = false, attempt_ms = NULL WHERE event_id = $1";
+                change.execute(plain, &[id]).await?;
+                continue;
+            }
+        };
+        let over = "UPDATE outbox_event SET state = $2, settled_ms = $3, note = $4, settled_by = $5
+             WHERE event_id = $1 AND state = 'pending'";
+        let rows = change.execute(over, &[id, &state, &ms, &note, &node]).await?;
+        *ended.entry(&line.call_id).or_default() += i64::try_from(rows).unwrap_or(0);
+    }
+    let mut freed = Vec::new();
+    for (call, count) in ended {
+        let less = "UPDATE outbox_line SET waiting = waiting - $3,
+                 owner = CASE WHEN waiting > $3 THEN owner END,
+                 lease_until = CASE WHEN waiting > $3 THEN lease_until END
+             WHERE zammad = $1 AND call_id = $2 RETURNING call_id, fence, waiting";
+        let left = change.query(less, &[&zammad, &call, &count]).await?;
+        freed.extend(claimed(&left).into_iter().filter(|_| left.iter().all(|row| row.get::<_, i64>(2) == 0)));
+    }
+    change.commit().await?;
+    Ok(Recorded { lost: lost.into_iter().map(|(_, id, _)| id.clone()).collect(), freed })
+}
+
+fn claimed(rows: &[Row]) -> Vec<Claimed> {
+    rows.iter().map(|row| Claimed { call_id: row.get(0), fence: row.get(1) }).collect()
+}
+
+fn event(row: &Row) -> Result<Pending, String> {
+    let mut pending = store::read_payload(row.get(1))?;
+    pending.attempt = row.get::<_, Option<i64>>(2).map(|at| UnixMillis(u64::try_from(at).unwrap_or(0)));
+    (pending.held, pending.restored) = (row.get(3), row.get(4));
+    Ok(pending)
+}

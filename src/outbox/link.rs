@@ -1,0 +1,158 @@
+//! One connection to the server: made when it is needed, made anew after whatever went wrong.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{AsyncMessage, Client, NoTls};
+
+use super::{OutboxError, Settings, schema};
+
+/// The channel on which nodes tell each other of new events.
+pub(super) const CHANNEL: &str = "freeswitch_zammad_outbox";
+/// How long anything may take. A network that swallows everything says nothing.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Words of new events that may wait to be heard. More make one look everywhere, which is right as well.
+const WORDS: usize = 256;
+
+/// A connection that comes back by itself.
+pub struct Link {
+    pub(super) settings: Arc<Settings>,
+    open: Option<Open>,
+    listens: bool,
+}
+
+struct Open {
+    client: Client,
+    words: mpsc::Receiver<String>,
+    driver: AbortHandle,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Link {
+    /// Not connected yet.
+    #[must_use]
+    pub const fn new(settings: Arc<Settings>) -> Self {
+        Self { settings, open: None, listens: false }
+    }
+
+    /// One that also hears of new events: see [`Link::heard`].
+    #[must_use]
+    pub const fn listening(settings: Arc<Settings>) -> Self {
+        Self { settings, open: None, listens: true }
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.settings.node
+    }
+
+    /// Returns with the calls, each with its Zammad, of which there is something new; empty if that may be any. Never
+    /// without a connection. May be dropped.
+    pub async fn heard(&mut self) -> Vec<(String, String)> {
+        let Some(open) = &mut self.open else { return std::future::pending().await };
+        let mut word = open.words.recv().await;
+        if word.is_none() {
+            // The connection has ended: whoever asks next makes another.
+            self.open = None;
+            return Vec::new();
+        }
+        let mut calls = Vec::new();
+        while let Some(said) = word {
+            match serde_json::from_str::<Vec<(String, String)>>(&said) {
+                Ok(more) => calls.extend(more),
+                Err(_) => return Vec::new(),
+            }
+            word = open.words.try_recv().ok();
+        }
+        calls
+    }
+
+    /// The connection, made if there is none.
+    pub(super) async fn client(&mut self) -> Result<&mut Client, OutboxError> {
+        if self.open.as_ref().is_some_and(|open| open.client.is_closed()) {
+            self.open = None;
+        }
+        let open = match self.open.take() {
+            Some(open) => open,
+            None => connect(&self.settings, self.listens).await?,
+        };
+        Ok(&mut self.open.insert(open).client)
+    }
+
+    /// What came of a job, within [`PATIENCE`]; after a failure the connection is not trusted any more.
+    pub(super) fn mind<T>(
+        &mut self,
+        done: Result<Result<T, OutboxError>, tokio::time::error::Elapsed>,
+    ) -> Result<T, OutboxError> {
+        let done = done.unwrap_or_else(|_| Err(OutboxError::Away(format!("no answer within {PATIENCE:?}"))));
+        if done.is_err() {
+            self.open = None;
+        }
+        done
+    }
+}
+
+/// As long as anything may take.
+pub(super) fn patiently<F: Future>(job: F) -> tokio::time::Timeout<F> {
+    tokio::time::timeout(PATIENCE, job)
+}
+
+async fn connect(settings: &Settings, listens: bool) -> Result<Open, OutboxError> {
+    let (client, mut connection) = settings.server.0.connect(NoTls).await.map_err(fault)?;
+    let (tell, words) = mpsc::channel(WORDS);
+    let driver = tokio::spawn(async move {
+        let mut messages = futures_util::stream::poll_fn(move |cx| connection.poll_message(cx));
+        while let Some(message) = messages.next().await {
+            match message {
+                Ok(AsyncMessage::Notification(word)) => {
+                    // Full: the words that wait already wake whoever listens, who then looks everywhere in time.
+                    let _ = tell.try_send(word.payload().to_owned());
+                }
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+    });
+    let mut open = Open { client, words, driver: driver.abort_handle() };
+    schema::bring_up(&mut open.client).await?;
+    if listens {
+        // An engine that has no such thing is looked into now and then all the same.
+        match open.client.batch_execute(&format!("LISTEN {CHANNEL}")).await {
+            Err(why) if why.is_closed() => return Err(fault(why)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(open)
+}
+
+/// In words, without what a statement held.
+pub(super) fn fault(why: tokio_postgres::Error) -> OutboxError {
+    let Some(told) = why.as_db_error() else {
+        let source = std::error::Error::source(&why).map(ToString::to_string);
+        return OutboxError::Away(
+            source.map_or_else(|| why.to_string(), |source| format!("{why}: {source}")),
+        );
+    };
+    let passes = [
+        SqlState::ADMIN_SHUTDOWN,
+        SqlState::CRASH_SHUTDOWN,
+        SqlState::CANNOT_CONNECT_NOW,
+        SqlState::TOO_MANY_CONNECTIONS,
+        SqlState::T_R_SERIALIZATION_FAILURE,
+        SqlState::T_R_DEADLOCK_DETECTED,
+        SqlState::UNIQUE_VIOLATION,
+        SqlState::READ_ONLY_SQL_TRANSACTION,
+    ];
+    let words = format!("{} ({})", told.message(), told.code().code());
+    if passes.contains(told.code()) { OutboxError::Away(words) } else { OutboxError::Refused(words) }
+}

@@ -1,0 +1,121 @@
+//! Taking events in.
+
+use tokio_postgres::Client;
+
+use super::OutboxError;
+use super::link::{CHANNEL, Link, fault, patiently};
+use crate::cti::event::What;
+use crate::store::{self, Pending, Seq};
+
+/// Longest word of new events: NOTIFY takes 8000 bytes.
+const WORD_MAX: usize = 7_000;
+/// What an event is noted with that came after its call's hangup was told: Zammad would not take it in.
+const TOO_LATE: &str = "not sent: it came after the call's hangup";
+
+impl Link {
+    /// Takes these events in, each with its place in this node's store, all or none; returns how many were not there yet.
+    /// What was there stays as it is.
+    ///
+    /// # Errors
+    /// [`OutboxError`]; then it may have taken them in all the same, and they can be given to it again.
+    pub async fn ship(&mut self, events: &[(Seq, Pending)]) -> Result<u64, OutboxError> {
+        let node = self.settings.node.clone();
+        let done = patiently(async {
+            let client = self.client().await?;
+            ship(client, &node, events).await.map_err(fault)
+        });
+        let done = done.await;
+        self.mind(done)
+    }
+}
+
+/// Columns of the rows to be taken in, in one order at every node, so that two of them never wait for each other.
+async fn ship(
+    client: &mut Client,
+    node: &str,
+    events: &[(Seq, Pending)],
+) -> Result<u64, tokio_postgres::Error> {
+    let mut rows: Vec<&(Seq, Pending)> = events.iter().collect();
+    rows.sort_by(|a, b| a.1.id.cmp(&b.1.id));
+    let (places, events): (Vec<_>, Vec<_>) =
+        rows.into_iter().map(|(seq, event)| (moment(seq.0), event)).unzip();
+    let column = |of: fn(&Pending) -> String| events.iter().map(|event| of(event)).collect::<Vec<_>>();
+    let steps: Vec<i16> = events.iter().map(|event| step(&event.event.what)).collect();
+    let happened: Vec<i64> = events.iter().map(|event| moment(event.happened.0)).collect();
+    let attempts: Vec<Option<i64>> =
+        events.iter().map(|event| event.attempt.map(|at| moment(at.0))).collect();
+    let held: Vec<bool> = events.iter().map(|event| event.held).collect();
+    let restored: Vec<bool> = events.iter().map(|event| event.restored).collect();
+
+    let change = client.transaction().await?;
+    let new = change
+        .query(
+            "INSERT INTO outbox_event (event_id, zammad, call_id, step, happened_ms, payload, attempt_ms, held, restored,
+                                       place, shipped_by, state, note, settled_ms)
+             SELECT n.event_id, n.zammad, n.call_id, n.step, n.happened_ms, n.payload, n.attempt_ms, n.held, n.restored,
+                    n.place, $10, CASE WHEN late.is THEN 'delivered' ELSE 'pending' END,
+                    CASE WHEN late.is THEN $11 END, CASE WHEN late.is THEN n.happened_ms END
+             FROM unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::bigint[], $6::text[], $7::bigint[],
+                         $8::boolean[], $9::boolean[], $12::bigint[])
+                  AS n (event_id, zammad, call_id, step, happened_ms, payload, attempt_ms, held, restored, place)
+             CROSS JOIN LATERAL (SELECT n.step < 2 AND EXISTS (
+                 SELECT 1 FROM outbox_event e WHERE e.zammad = n.zammad AND e.call_id = n.call_id AND e.step = 2
+                                                AND e.state <> 'pending') AS is) AS late
+             ORDER BY n.event_id
+             ON CONFLICT (event_id) DO NOTHING
+             RETURNING zammad, call_id, state",
+            &[
+                &column(|event| event.id.clone()),
+                &column(|event| event.zammad.clone()),
+                &column(|event| event.event.call_id.to_string()),
+                &steps,
+                &happened,
+                &column(store::payload),
+                &attempts,
+                &held,
+                &restored,
+                &node,
+                &TOO_LATE,
+                &places,
+            ],
+        )
+        .await?;
+    let mut lines = std::collections::BTreeMap::<(String, String), i64>::new();
+    for row in new.iter().filter(|row| row.get::<_, &str>(2) == "pending") {
+        *lines.entry((row.get(0), row.get(1))).or_default() += 1;
+    }
+    if !lines.is_empty() {
+        let (names, counts): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
+        let (zammads, calls): (Vec<_>, Vec<_>) = names.iter().cloned().unzip();
+        let add = "INSERT INTO outbox_line (zammad, call_id, waiting)
+             SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n (zammad, call_id, waiting)
+             ORDER BY zammad, call_id
+             ON CONFLICT (zammad, call_id) DO UPDATE SET waiting = outbox_line.waiting + excluded.waiting";
+        change.execute(add, &[&zammads, &calls, &counts]).await?;
+        tell(&change, &names).await?;
+    }
+    change.commit().await?;
+    Ok(new.len() as u64)
+}
+
+fn moment(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}
+
+/// Wakes whoever listens, when the transaction is through.
+async fn tell(
+    change: &tokio_postgres::Transaction<'_>,
+    calls: &[(String, String)],
+) -> Result<(), tokio_postgres::Error> {
+    let word = serde_json::to_string(calls).expect("a list of texts always serializes");
+    let word = if word.len() > WORD_MAX { String::new() } else { word };
+    change.execute("SELECT pg_notify($1, $2)", &[&CHANNEL, &word]).await.map(drop)
+}
+
+pub(super) const fn step(what: &What) -> i16 {
+    match what {
+        What::NewCall { .. } => 0,
+        What::Answer { .. } => 1,
+        What::Hangup { .. } => 2,
+    }
+}

@@ -1,0 +1,200 @@
+//! A real PostgreSQL for tests: one that is started here, below a directory of its own, or the one that
+//! `TEST_POSTGRES_URL` leads to. Without either a test says that it was not run; where nothing may be left out that is a
+//! failure.
+#![allow(dead_code, reason = "each test is a crate of its own, and not every one needs every helper")]
+#![expect(clippy::print_stderr, reason = "a test that was not run says so")]
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio_postgres::{Client, NoTls};
+
+/// PostgreSQL refuses to run as root; this user is on every system.
+const NOBODY: u32 = 65_534;
+
+/// A server. Killed when it is dropped, or when this process ends, however that comes about.
+pub(crate) struct Server {
+    programs: PathBuf,
+    dir: TempDir,
+    watched: Option<(Child, ChildStdin)>,
+}
+
+/// Whether there is a PostgreSQL for this test; says so if not.
+pub(crate) fn is_there() -> bool {
+    let there = std::env::var_os("TEST_POSTGRES_URL").is_some() || programs().is_some();
+    if !there {
+        assert!(std::env::var_os("NOTHING_LEFT_OUT").is_none(), "there is no PostgreSQL");
+        eprintln!(
+            "NOT RUN: there is no PostgreSQL (Debian: apt install postgresql), and no TEST_POSTGRES_URL"
+        );
+    }
+    there
+}
+
+/// A database of its own, empty, in a server that all tests of this process share.
+pub(crate) async fn database() -> String {
+    static SHARED: OnceLock<Server> = OnceLock::new();
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let server = match std::env::var("TEST_POSTGRES_URL") {
+        Ok(url) => url,
+        Err(_) => SHARED.get_or_init(Server::start).url(),
+    };
+    let name = format!("test_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let client = connect(&server).await;
+    client.batch_execute(&format!("DROP DATABASE IF EXISTS {name}")).await.unwrap();
+    client.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+    of(&server, &name)
+}
+
+/// The same server's other database.
+fn of(url: &str, database: &str) -> String {
+    match url.split_once("://") {
+        Some(_) => {
+            let (before, options) = url.split_once('?').unwrap_or((url, ""));
+            let (server, _) = before.rsplit_once('/').unwrap();
+            format!("{server}/{database}?{options}")
+        }
+        None => format!("{} dbname={database}", url.replace("dbname=postgres", "")),
+    }
+}
+
+/// To look into it.
+pub(crate) async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        let programs = programs().expect("asked for before");
+        let dir = tempfile::Builder::new().prefix("pg").tempdir().unwrap();
+        if is_root() {
+            chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        let mut server = Self { programs, dir, watched: None };
+        let made = server
+            .command("initdb")
+            .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", "-D"])
+            .arg(server.data())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        server.go_on();
+        server
+    }
+
+    /// Starts it on what it had.
+    pub(crate) fn go_on(&mut self) {
+        let log = fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
+        let mut command = self.command("postgres");
+        let server = command.get_program().to_owned();
+        // Ends with whoever holds the other end of its input; a kill must not leave it behind.
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "\"$@\" </dev/null & read -r stop; kill -QUIT $!; wait $!", "sh"]).arg(server);
+        shell.arg("-D").arg(self.data()).arg("-k").arg(self.dir.path());
+        for setting in ["listen_addresses=", "fsync=off", "max_connections=100", "shared_buffers=16MB"] {
+            shell.args(["-c", setting]);
+        }
+        shell.current_dir(self.dir.path()).stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
+        command = shell;
+        if is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        let mut child = command.spawn().unwrap();
+        let stop = child.stdin.take().unwrap();
+        self.watched = Some((child, stop));
+        self.wait_ready();
+    }
+
+    pub(crate) fn go_on_if_killed(&mut self) {
+        if self.watched.is_none() {
+            self.go_on();
+        }
+    }
+
+    /// As a power cut of its machine does it, but for the disk.
+    pub(crate) fn kill(&mut self) {
+        let pid = fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
+        let pid = pid.lines().next().unwrap().to_owned();
+        let killed = Command::new("kill").args(["-KILL", &pid]).status().unwrap();
+        assert!(killed.success());
+        if let Some((mut child, stop)) = self.watched.take() {
+            drop(stop);
+            child.wait().unwrap();
+        }
+        // Its children notice by themselves; a start before that is refused.
+        let socket = self.dir.path().join(".s.PGSQL.5432");
+        drop(fs::remove_file(socket));
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("host={} user=postgres dbname=postgres", self.dir.path().display())
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.programs.join(program));
+        command.current_dir(self.dir.path());
+        if is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command
+    }
+
+    fn wait_ready(&self) {
+        let ready = || {
+            let mut asked = self.command("pg_isready");
+            let asked = asked.arg("-h").arg(self.dir.path()).stdout(Stdio::null()).status();
+            asked.unwrap().success()
+        };
+        for _ in 0..1_200 {
+            if ready() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("{}", fs::read_to_string(self.dir.path().join("log")).unwrap_or_default());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some((mut child, stop)) = self.watched.take() {
+            drop(stop);
+            drop(child.wait());
+        }
+    }
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+/// Where PostgreSQL's programs are: Debian keeps them off the path.
+fn programs() -> Option<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut places: Vec<PathBuf> = versions.map(|version| version.path().join("bin")).collect();
+    places.sort();
+    places.reverse();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    places.extend(std::env::split_paths(&path));
+    places
+        .into_iter()
+        .find(|place| ["initdb", "postgres", "pg_isready"].iter().all(|p| is_file(&place.join(p))))
+}
+
+fn is_file(path: &Path) -> bool {
+    path.is_file()
+}
