@@ -69,6 +69,7 @@ fn lines(all: &Value) -> Vec<String> {
             lines.push(format!("    last in the way: {reason}"));
         }
     }
+    lines.extend(outbox(&all["outbox"]));
     for zammad in all["zammads"].as_array().into_iter().flatten() {
         let name = format!("zammad {} ({})", text(&zammad["name"]), text(&zammad["url"]));
         let paused = if zammad["paused"] == true { ", PAUSED by an operator" } else { "" };
@@ -117,6 +118,33 @@ fn lines(all: &Value) -> Vec<String> {
         if calls["events_dropped"] != 0 {
             lines.push(format!("  {} EVENTS ARE LOST: there was no room for them", calls["events_dropped"]));
         }
+    }
+    lines
+}
+
+/// A node of a shared outbox, if it is one.
+fn outbox(outbox: &Value) -> Vec<String> {
+    let Some(node) = outbox["node"].as_str() else { return vec![] };
+    let mut lines = vec![match outbox["reason"].as_str() {
+        Some(why) => {
+            format!("outbox, as node {node}: TAKES NOTHING: {why}; events wait in this node's store")
+        }
+        None => format!(
+            "outbox, as node {node}: {} events brought in (last {}), {} were there already",
+            outbox["shipped"],
+            outbox["last_shipped"].as_str().unwrap_or("never"),
+            outbox["known"]
+        ),
+    }];
+    for share in outbox["shares"].as_array().into_iter().flatten() {
+        let zammad = text(&share["zammad"]);
+        lines.push(match share["reason"].as_str() {
+            Some(why) => format!("  for zammad {zammad}: NOTHING IS TAKEN FROM IT: {why}"),
+            None => format!(
+                "  for zammad {zammad}: {} events of {} calls are this node's now, {} times some were lost",
+                share["events"], share["calls"], share["lost"]
+            ),
+        });
     }
     lines
 }

@@ -22,6 +22,7 @@ impl Config {
             queues,
             mut log,
             admin,
+            outbox,
         } = new;
         if log.format != self.log.format {
             stays.push("log.format stays as it is".to_owned());
@@ -32,6 +33,9 @@ impl Config {
         }
         if admin != self.admin {
             stays.push("[admin]: the status page stays where and as it is".into());
+        }
+        if outbox != self.outbox {
+            stays.push("[outbox]: it stays where and as it is".into());
         }
         let zammads = the_same(&self.zammads, zammads, "zammad", |z| z.name.as_str(), &mut stays);
         let mut switches = the_same(&self.switches, switches, "switch", |s| s.name.as_str(), &mut stays);
@@ -61,6 +65,7 @@ impl Config {
             queues,
             log,
             admin: self.admin.clone(),
+            outbox: self.outbox.clone(),
         };
         (config, stays)
     }

@@ -12,6 +12,7 @@ use super::admin;
 use super::document::{Given, nearest};
 use super::fault::{Origin, Report, Unfit};
 use super::measure::{Seen, bounded, every, one_of, optional, parse, required, secret, short_enough};
+use super::outbox;
 use super::overlay::{FILE_BYTES_MAX, read_text};
 use super::raw::{
     Place, RawAgent, RawConfig, RawDelivery, RawQueue, RawRoute, RawRule, RawSecret, RawSwitch, RawZammad,
@@ -71,6 +72,7 @@ pub(super) fn config(raw: RawConfig, report: &mut Report) -> Option<Config> {
     let log_level = log_level(raw.log.level.as_ref(), report);
     let log_format = log_format(raw.log.format.as_ref(), report);
     let admin = admin::admin(&raw.admin, report);
+    let outbox = outbox::outbox(raw.outbox, report);
 
     Some(Config {
         state_dir,
@@ -88,6 +90,7 @@ pub(super) fn config(raw: RawConfig, report: &mut Report) -> Option<Config> {
         queues: queues?,
         log: Log { level: log_level?, format: log_format? },
         admin: admin?,
+        outbox: outbox?,
     })
 }
 

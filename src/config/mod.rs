@@ -22,6 +22,7 @@ mod document;
 mod fault;
 mod measure;
 mod needs;
+mod outbox;
 mod overlay;
 mod raw;
 mod secret;
@@ -39,6 +40,7 @@ use crate::call::route::Route;
 use crate::call::rule::Rule;
 use crate::cti::cause::Cause;
 use crate::cti::client::Tls;
+use crate::outbox::Server;
 use crate::queue::line::LatePolicy;
 
 pub use crate::cti::url::CtiUrl;
@@ -81,6 +83,8 @@ pub struct Config {
     pub log: Log,
     /// Where it shows itself over HTTP, if anywhere.
     pub admin: Option<AdminConfig>,
+    /// The outbox that it shares with other nodes, if any.
+    pub outbox: Option<OutboxConfig>,
 }
 
 impl Config {
@@ -196,6 +200,17 @@ pub struct ZammadConfig {
     pub tls: Tls,
     /// From the start of a request to the end of its answer.
     pub timeout: Duration,
+}
+
+/// An outbox that several nodes share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxConfig {
+    /// Its PostgreSQL. Holds the password.
+    pub server: Server,
+    /// This node's name.
+    pub node: String,
+    /// How long a call that this node works on is no other's.
+    pub lease: Duration,
 }
 
 /// How events are delivered.

@@ -2,7 +2,7 @@
 
 use super::document::Given;
 use super::fault::Origin;
-use super::raw::{RawConfig, RawSecret};
+use super::raw::{RawConfig, RawOutbox, RawSecret};
 use super::secret::Secret;
 use crate::call::number::Country;
 
@@ -34,6 +34,7 @@ pub(super) fn stand_in(raw: &mut RawConfig, needs: Needs) {
             zammad.tls = None;
         }
     }
+    raw.outbox = RawOutbox::default();
     if needs == Needs::Zammads && raw.country.is_none() {
         raw.country = Some(Given { value: Country::DEFAULT.to_string(), origin: Origin::Nowhere });
     }
@@ -55,6 +56,7 @@ pub(super) fn stand_in_for_files(raw: &mut RawConfig) {
         stand_in_for_file(&mut zammad.rest_token, "not-read");
         zammad.ca_file = None;
     }
+    stand_in_for_file(&mut raw.outbox.url, "postgres://outbox.invalid/not-read");
     for switch in &mut raw.switches {
         stand_in_for_file(&mut switch.password, "not-read");
     }

@@ -35,6 +35,7 @@ pub(super) struct RawConfig {
     pub(super) queues: Vec<RawQueue>,
     pub(super) log: RawLog,
     pub(super) admin: RawAdmin,
+    pub(super) outbox: RawOutbox,
 }
 
 #[derive(Debug, Default)]
@@ -135,6 +136,13 @@ pub(super) struct RawAdmin {
     pub(super) host: Option<Given<String>>,
 }
 
+#[derive(Debug, Default)]
+pub(super) struct RawOutbox {
+    pub(super) url: RawSecret,
+    pub(super) node: Option<Given<String>>,
+    pub(super) lease_s: Option<Given<i64>>,
+}
+
 #[derive(Debug)]
 pub(super) struct RawRoute {
     pub(super) place: Place,
@@ -206,6 +214,7 @@ fn config(s: &mut Section<'_, '_>) -> RawConfig {
         queues: s.tables("queue", queue),
         log: s.table("log", log),
         admin: s.table("admin", admin),
+        outbox: s.table("outbox", outbox),
     }
 }
 
@@ -276,6 +285,14 @@ fn calls(s: &mut Section<'_, '_>) -> RawCalls {
 
 fn admin(s: &mut Section<'_, '_>) -> RawAdmin {
     RawAdmin { listen: s.text("listen"), allow_remote: s.switch("allow_remote"), host: s.text("host") }
+}
+
+fn outbox(s: &mut Section<'_, '_>) -> RawOutbox {
+    RawOutbox {
+        url: RawSecret { text: s.secret("url"), file: s.path("url_file") },
+        node: s.text("node"),
+        lease_s: s.count("lease_s"),
+    }
 }
 
 fn route(s: &mut Section<'_, '_>) -> RawRoute {

@@ -27,12 +27,14 @@ use super::admin::Admin;
 use super::admin::metrics::PostSeconds;
 use super::answers::{self, Refusal};
 use super::backfill::BackfillState;
+use super::claims::ShareState;
 use super::drain::{DrainState, Order};
 use super::history::History;
 use super::intake::{Board, Figures};
 use super::listener::LinkState;
 use super::ongoing::Ongoing;
 use super::pulse::Pulse;
+use super::shipper::ShipperState;
 use super::shown::Shown;
 use super::stories::Shelf;
 use crate::store::{Pending, Seq, Store};
@@ -182,6 +184,17 @@ pub struct Send {
     pub answered: bool,
 }
 
+/// What a node of a shared outbox can tell of it.
+#[derive(Clone)]
+pub struct Outbox {
+    /// This node's name.
+    pub node: String,
+    /// How bringing events in goes.
+    pub shipper: watch::Receiver<ShipperState>,
+    /// What this node has of it, by the Zammads' names.
+    pub shares: Vec<(String, watch::Receiver<ShareState>)>,
+}
+
 /// What the running daemon can tell beyond the store.
 #[derive(Clone)]
 pub struct Live {
@@ -209,6 +222,8 @@ pub struct Live {
     pub admin: Option<Arc<Admin>>,
     /// Takes events from elsewhere.
     pub sent: Option<mpsc::Sender<Sent>>,
+    /// The shared outbox, if there is one.
+    pub outbox: Option<Outbox>,
 }
 
 impl Live {
@@ -228,6 +243,7 @@ impl Live {
             posts: PostSeconds::default(),
             admin: None,
             sent: None,
+            outbox: None,
         }
     }
 

@@ -17,6 +17,7 @@ use super::clock;
 use super::mask;
 use super::pauses;
 use super::pulse::Beat;
+use super::source::{Source, Unrecorded};
 use crate::cti::client::Client;
 use crate::cti::event::CallId;
 use crate::cti::reply::{Done, Looked, Outcome};
@@ -81,6 +82,8 @@ pub struct Drain {
     /// By its configured name.
     pub name: String,
     /// Where the events are.
+    pub source: Source,
+    /// This node's own store: where it is noted that it is paused.
     pub store: Store,
     /// How Zammad is reached.
     pub client: Client,
@@ -113,10 +116,12 @@ enum Finished {
     Looked(u64, Looked),
     Probed(Outcome),
     Loaded(Result<(Vec<Item>, u64, bool), StoreError>),
-    /// Written to the store, or not.
-    Settled(Result<(), StoreError>),
+    /// Recorded, or not.
+    Settled(Result<(), Unrecorded>),
     /// The attempt could not be recorded, so nothing was sent.
     NotGuarded(u64, StoreError),
+    /// It is another node's to send, or may be, so nothing was sent.
+    NotOurs(u64),
 }
 
 impl Drain {
@@ -229,7 +234,7 @@ impl Drain {
     ) {
         match output {
             Output::Post { seq, call_id, body, guarded } => {
-                let (client, store, took) = (self.client.clone(), self.store.clone(), self.took.clone());
+                let (client, source, took) = (self.client.clone(), self.source.clone(), self.took.clone());
                 if guarded {
                     // What is begun anew here must not be taken back there.
                     settles
@@ -239,9 +244,14 @@ impl Drain {
                 let job = async move {
                     if guarded {
                         let attempt = Settle::Attempt { seq: Seq(seq), at: now };
-                        if let Err(why) = store.settle(vec![attempt]).await {
-                            return Finished::NotGuarded(seq, why);
+                        match source.settle(vec![attempt]).await {
+                            Ok(()) => {}
+                            Err(Unrecorded::Store(why)) => return Finished::NotGuarded(seq, why),
+                            Err(Unrecorded::Lost) => return Finished::NotOurs(seq),
                         }
+                    }
+                    if !source.holds(Seq(seq)) {
+                        return Finished::NotOurs(seq);
                     }
                     let begun = clock::monotonic();
                     let outcome = client.post(body).await;
@@ -272,9 +282,9 @@ impl Drain {
             }
             Output::Unguard { seq } => settles.push(Settle::Unattempted { seq: Seq(seq) }),
             Output::Load { from, limit } => {
-                let (store, name) = (self.store.clone(), self.name.clone());
+                let (source, name) = (self.source.clone(), self.name.clone());
                 jobs.spawn(async move {
-                    let read = tokio::task::spawn_blocking(move || load(&store, &name, from, limit)).await;
+                    let read = tokio::task::spawn_blocking(move || load(&source, &name, from, limit)).await;
                     Finished::Loaded(read.unwrap_or(Err(StoreError::Closed)))
                 });
             }
@@ -347,8 +357,8 @@ impl Drain {
 
     fn write(&self, settles: Vec<Settle>, jobs: &mut JoinSet<Finished>) {
         if !settles.is_empty() {
-            let store = self.store.clone();
-            let mut writing = Box::pin(async move { Finished::Settled(store.settle(settles).await) });
+            let recorded = self.source.settle(settles);
+            let mut writing = Box::pin(async move { Finished::Settled(recorded.await) });
             // Begun here and now, so that the store hears of everything in this order.
             let done = writing.as_mut().now_or_never();
             jobs.spawn(async move {
@@ -374,6 +384,7 @@ impl Drain {
             Finished::Settled(Err(why)) => {
                 error!(name: "delivery_unrecorded", zammad = self.name, reason = %why, "a delivery could not be recorded; it may be repeated");
             }
+            Finished::NotOurs(seq) => schedule.handle_not_ours(seq, now),
             Finished::NotGuarded(seq, why) => {
                 error!(name: "attempt_unrecorded", zammad = self.name, reason = %why, "an attempt could not be recorded, so it was not made");
                 let outcome = Outcome::NotSent(format!("the attempt could not be recorded: {why}"));
@@ -400,10 +411,15 @@ impl Drain {
 }
 
 /// Reads a stretch of the queue; events of other Zammads are passed over, and so is a row that is damaged.
-fn load(store: &Store, zammad: &str, from: u64, limit: usize) -> Result<(Vec<Item>, u64, bool), StoreError> {
+fn load(
+    source: &Source,
+    zammad: &str,
+    from: u64,
+    limit: usize,
+) -> Result<(Vec<Item>, u64, bool), StoreError> {
     let (mut items, mut next) = (Vec::new(), from);
     while items.len() < limit {
-        let rows = match store.pending_from(Seq(next), limit - items.len()) {
+        let rows = match source.pending_from(Seq(next), limit - items.len()) {
             Ok(rows) => rows,
             Err(why) => match why.damaged_row() {
                 Some(seq) => {

@@ -10,6 +10,8 @@
 //!   "switches": [{ "name", "address", "listening": true, "since", "reason": "", "losses", "events", "skipped",
 //!                  "waits_for_disk", "last_event" }],
 //!   "backfills": [{ "switch", "dir", "busy", "gaps", "files", "calls", "skipped", "left_out", "reason" }],
+//!   "outbox": { "node", "reason": null | "why it takes nothing", "shipped", "known", "last_shipped",       only with one
+//!               "shares": [{ "zammad", "reason": null | "why nothing is taken", "calls", "events", "lost" }] },
 //!   "loops": [{ "name", "still_ms", "stuck": false }],                      what the daemon is made of, and whether it moves
 //!   "zammads": [{ "name", "url", "link": "up" | "unasked" | "away" | "misconfigured", "reason", "since", "paused",
 //!                 "in_flight", "last_delivery", "delivered", "dead", "repeated", "healed", "ambiguous", "dropped",
@@ -39,6 +41,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::backfill::BackfillState;
+use super::claims::ShareState;
 use super::control::Live;
 use super::drain::DrainState;
 use super::listener::LinkState;
@@ -107,6 +110,17 @@ pub fn status(store: &Store, live: Option<&Live>) -> Value {
             .collect();
         status["backfills"] =
             live.backfills.iter().map(|(name, state)| backfill(name, &state.borrow())).collect();
+        if let Some(outbox) = &live.outbox {
+            let shipper = outbox.shipper.borrow().clone();
+            let shares = outbox.shares.iter().map(|(zammad, state)| {
+                let ShareState { away, calls, events, lost } = state.borrow().clone();
+                json!({ "zammad": zammad, "reason": away, "calls": calls, "events": events, "lost": lost })
+            });
+            status["outbox"] = json!({
+                "node": outbox.node, "reason": shipper.away, "shipped": shipper.shipped, "known": shipper.known,
+                "last_shipped": shipper.last.map(|at| at.to_string()), "shares": shares.collect::<Vec<_>>(),
+            });
+        }
         status["loops"] = live.pulse.ages(clock::monotonic()).iter().map(a_loop).collect();
         status["zammads"] =
             live.zammads.iter().map(|(name, url, state, _)| zammad(name, url, &state.borrow())).collect();

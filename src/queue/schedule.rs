@@ -379,6 +379,13 @@ impl Schedule {
         self.change(seq, now, |line| line.items.retain(|i| i.seq != seq));
     }
 
+    /// A post was not begun, because the event is not this schedule's any more: it goes.
+    pub fn handle_not_ours(&mut self, seq: u64, now: UnixMillis) {
+        if self.returned(seq).is_some() {
+            self.handle_removed(seq, now);
+        }
+    }
+
     /// An operator wants this event, and so what follows it in its call, to wait, or to go on.
     pub fn handle_held(&mut self, seq: u64, held: bool, now: UnixMillis) {
         let Some(id) = self.owners.get(&seq).cloned() else { return };

@@ -114,7 +114,7 @@ impl StoreError {
     }
 
     /// The system's answer while the store was being opened or created at `path`.
-    pub(super) fn at_open(path: &Path, source: io::Error) -> Self {
+    pub(crate) fn at_open(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         let refused = matches!(
             source.kind(),

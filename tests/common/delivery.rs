@@ -19,6 +19,7 @@ pub(crate) use freeswitch_zammad::edge::admin::metrics::PostSeconds;
 pub(crate) use freeswitch_zammad::edge::clock;
 pub(crate) use freeswitch_zammad::edge::drain::{Drain, DrainState, Order};
 pub(crate) use freeswitch_zammad::edge::pulse::Pulse;
+use freeswitch_zammad::edge::source::Source;
 pub(crate) use freeswitch_zammad::queue::backoff::Backoff;
 pub(crate) use freeswitch_zammad::queue::breaker::Link;
 pub(crate) use freeswitch_zammad::queue::line::{LatePolicy, Lateness};
@@ -110,6 +111,7 @@ impl Running {
         let stop = CancellationToken::new();
         let drain = Drain {
             name: "main".into(),
+            source: Source::Own(store.clone()),
             store: store.clone(),
             client,
             accepted: taken,

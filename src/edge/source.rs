@@ -1,0 +1,70 @@
+//! Where a drain's events are, and where what became of them is recorded.
+
+use std::fmt;
+
+use futures_util::future::BoxFuture;
+
+use super::claims::Share;
+use crate::store::{Pending, Seq, Settle, Store, StoreError};
+
+/// One or the other; clones are handles to the same.
+#[derive(Clone)]
+pub enum Source {
+    /// This daemon's own store.
+    Own(Store),
+    /// The part of a shared outbox that this node has claimed.
+    Shared(Share),
+}
+
+/// Why something is not recorded.
+#[derive(Clone, Debug)]
+pub enum Unrecorded {
+    /// The store.
+    Store(StoreError),
+    /// Another node has the call now, or may have.
+    Lost,
+}
+
+impl fmt::Display for Unrecorded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(why) => why.fmt(f),
+            Self::Lost => f.write_str("another node may have the call now"),
+        }
+    }
+}
+
+impl Source {
+    /// Begins to record this, behind whatever was begun before; the future is done when it is durable.
+    #[must_use]
+    pub fn settle(&self, settles: Vec<Settle>) -> BoxFuture<'static, Result<(), Unrecorded>> {
+        match self {
+            Self::Own(store) => {
+                let store = store.clone();
+                Box::pin(async move { store.settle(settles).await.map_err(Unrecorded::Store) })
+            }
+            Self::Shared(share) => Box::pin(share.settle(settles)),
+        }
+    }
+
+    /// Whether an event is still this node's to send.
+    #[must_use]
+    pub fn holds(&self, seq: Seq) -> bool {
+        match self {
+            Self::Own(_) => true,
+            Self::Shared(share) => share.holds(seq),
+        }
+    }
+
+    /// Up to so many waiting rows from this position on. Blocks. Those of the shared outbox are handed out as they are
+    /// claimed, so there are none to ask for.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub fn pending_from(&self, from: Seq, limit: usize) -> Result<Vec<(Seq, Pending)>, StoreError> {
+        match self {
+            Self::Own(store) => store.pending_from(from, limit),
+            Self::Shared(_) => Ok(Vec::new()),
+        }
+    }
+}

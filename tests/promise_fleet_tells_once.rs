@@ -1,0 +1,122 @@
+//! Promise: where several nodes listen to the same switch and share an outbox, Zammad is told of each call once, in order,
+//! by whichever of them is there; whatever one of them missed the other brings.
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
+mod common;
+#[path = "common/postgres.rs"]
+mod postgres;
+#[path = "common/road.rs"]
+mod road;
+#[path = "common/scenes.rs"]
+mod scenes;
+
+use std::time::Duration;
+
+use freeswitch_zammad::config::{Config, OutboxConfig};
+use freeswitch_zammad::daemon::Daemon;
+use freeswitch_zammad::sim::switch::Pace;
+use futures_util::future::join_all;
+use postgres::Server;
+use road::{PATIENCE, Road, drained};
+use scenes::{calls, compare, scenes};
+use tempfile::TempDir;
+
+/// Long enough for any machine, short enough to wait for.
+const LEASE: Duration = Duration::from_secs(3);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pair_that_listens_to_one_switch_tells_every_call_once() {
+    if !postgres::is_there() {
+        return;
+    }
+    let db = postgres::database().await;
+    for folder in ["captures", "captures-fusionpbx"] {
+        let road = Road::new();
+        let pair = [Node::start(&road, &db, "a").await, Node::start(&road, &db, "b").await];
+        both_listen(&road).await;
+        let scenes = scenes(&road, folder);
+        // As fast as they come, each event of one call between the events of all others.
+        join_all(scenes.iter().map(|s| road.switch.play(&s.recording, Pace::Times(60.0)))).await;
+        road.all_ended(calls(&scenes)).await;
+        for node in &pair {
+            drained(node.daemon.store()).await;
+        }
+        emptied(&db).await;
+        compare(&road, &scenes);
+        assert_eq!(road.zammad.max_in_flight_per_call(), 1);
+        let told = road.zammad.requests().iter().filter(|s| s.event.as_deref() == Some("newCall")).count();
+        assert_eq!(told, calls(&scenes), "no newCall was sent twice");
+        for node in pair {
+            let shipper = node.daemon.live().outbox.as_ref().unwrap().shipper.borrow().clone();
+            assert!(
+                shipper.shipped > 0 && shipper.known > 0,
+                "each brings what the other has not yet: {shipper:?}"
+            );
+            node.daemon.stop().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_outbox_is_away_calls_wait_in_the_store_and_then_all_are_told() {
+    if !postgres::is_there() {
+        return;
+    }
+    let mut server = Server::start();
+    let road = Road::new();
+    let node = Node::start(&road, &server.url(), "a").await;
+    both_listen(&road).await;
+    let scenes = scenes(&road, "captures");
+    for (number, scene) in scenes.iter().enumerate() {
+        match number % 20 {
+            5 => server.kill(),
+            10 => server.go_on(),
+            _ => {}
+        }
+        road.play(&scene.recording).await;
+    }
+    server.go_on_if_killed();
+    road.all_ended(calls(&scenes)).await;
+    drained(node.daemon.store()).await;
+    emptied(&server.url()).await;
+    compare(&road, &scenes);
+    node.daemon.stop().await.unwrap();
+}
+
+/// A daemon with a store of its own.
+struct Node {
+    daemon: Daemon,
+    _dir: TempDir,
+}
+
+impl Node {
+    async fn start(road: &Road, db: &str, name: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config: Config = road.config();
+        config.state_dir = dir.path().to_owned();
+        let server = db.parse().unwrap();
+        config.outbox = Some(OutboxConfig { server, node: name.into(), lease: LEASE });
+        Self { daemon: Daemon::start(config).await.unwrap(), _dir: dir }
+    }
+}
+
+async fn both_listen(road: &Road) {
+    road::within("they listen", road.switch.wait_until(|c| c.iter().all(|c| c.subscribed) && !c.is_empty()))
+        .await;
+}
+
+/// Nothing waits in the outbox any more.
+async fn emptied(db: &str) {
+    let client = postgres::connect(db).await;
+    let empty = async {
+        loop {
+            let left =
+                client.query_one("SELECT count(*) FROM outbox_event WHERE state = 'pending'", &[]).await;
+            if left.unwrap().get::<_, i64>(0) == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, empty).await.is_ok(), "something waits in the outbox");
+}
