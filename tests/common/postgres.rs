@@ -5,6 +5,7 @@
 #![expect(clippy::print_stderr, reason = "a test that was not run says so")]
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,11 @@ use tokio_postgres::{Client, NoTls};
 
 /// PostgreSQL refuses to run as root; this user is on every system.
 const NOBODY: u32 = 65_534;
+
+/// Runs a server, in a directory, until its own input ends or has a line; without one it also removes the directory, which
+/// a process that was killed cannot.
+const WATCH: &str = "dir=$1; shift; \"$@\" </dev/null & read -r keep; kill -QUIT $!; wait $!
+    [ -n \"$keep\" ] || rm -rf \"$dir\"";
 
 /// A server. Killed when it is dropped, or when this process ends, however that comes about.
 pub(crate) struct Server {
@@ -82,7 +88,7 @@ impl Server {
         let mut server = Self { programs, dir, watched: None };
         let made = server
             .command("initdb")
-            .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", "-D"])
+            .args("-U postgres -A trust -E UTF8 --no-locale --no-sync --wal-segsize=1 -D".split(' '))
             .arg(server.data())
             .output()
             .unwrap();
@@ -98,7 +104,7 @@ impl Server {
         let server = command.get_program().to_owned();
         // Ends with whoever holds the other end of its input; a kill must not leave it behind.
         let mut shell = Command::new("sh");
-        shell.args(["-c", "\"$@\" </dev/null & read -r stop; kill -QUIT $!; wait $!", "sh"]).arg(server);
+        shell.args(["-c", WATCH, "sh"]).arg(self.dir.path()).arg(server);
         shell.arg("-D").arg(self.data()).arg("-k").arg(self.dir.path());
         for setting in ["listen_addresses=", "fsync=off", "max_connections=100", "shared_buffers=16MB"] {
             shell.args(["-c", setting]);
@@ -126,8 +132,8 @@ impl Server {
         let pid = pid.lines().next().unwrap().to_owned();
         let killed = Command::new("kill").args(["-KILL", &pid]).status().unwrap();
         assert!(killed.success());
-        if let Some((mut child, stop)) = self.watched.take() {
-            drop(stop);
+        if let Some((mut child, mut stop)) = self.watched.take() {
+            stop.write_all(b"keep\n").unwrap();
             child.wait().unwrap();
         }
         // Its children notice by themselves; a start before that is refused.
