@@ -137,6 +137,8 @@ async fn a_locked_store_a_newer_format_and_a_bad_directory_are_each_one_sentence
     std::fs::write(&file, "").unwrap();
     refused(&at(&file), 78, &[file.to_str().unwrap(), "directory"]);
     refused(&at(&file.join("below")), 78, &[file.to_str().unwrap(), "directory"]);
+    // Where nothing can be made, whoever asks.
+    refused(&at(Path::new("/proc/x/y")), 78, &["/proc/x/y", "--state-dir"]);
     assert!(road.zammad.requests().is_empty());
 }
 

@@ -322,7 +322,8 @@ fn a_place_that_cannot_hold_a_store_is_not_writable() {
     let queue_is_file = dir.path().join("other");
     fs::create_dir(&queue_is_file).unwrap();
     fs::write(queue_is_file.join("queue"), "").unwrap();
-    for place in [&file, &file.join("below"), &queue_is_file] {
+    let (nowhere, too_long) = (Path::new("/proc/x/y"), dir.path().join("x".repeat(300)));
+    for place in [&file, &file.join("below"), &queue_is_file, nowhere, &too_long] {
         let refused = Store::open(place, limits()).unwrap_err();
         assert!(matches!(refused, StoreError::NotWritable { .. }), "{}: {refused:?}", place.display());
         assert!(refused.is_permanent());

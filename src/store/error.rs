@@ -21,7 +21,7 @@ pub enum StoreError {
     },
     /// The directory cannot be created, or not written to.
     #[error(
-        "the store cannot write to {}: {source}; give it a directory that this user may write to",
+        "the store cannot write to {}: {source}; give it a directory that this user may write to, with --state-dir",
         .path.display()
     )]
     NotWritable {
@@ -115,16 +115,22 @@ impl StoreError {
 
     /// The system's answer while the store was being opened or created at `path`.
     pub(crate) fn at_open(path: &Path, source: io::Error) -> Self {
-        let path = path.to_owned();
-        let refused = matches!(
-            source.kind(),
-            io::ErrorKind::PermissionDenied
-                | io::ErrorKind::NotADirectory
-                | io::ErrorKind::IsADirectory
-                | io::ErrorKind::AlreadyExists
-        );
-        let source = Arc::new(source);
-        if refused { Self::NotWritable { path, source } } else { Self::Io { path, source } }
+        if is_refusal(source.kind()) { Self::not_writable(path, source) } else { Self::io(path, source) }
+    }
+
+    /// The system's answer while the directory `path` was being made, with every one above it. That something is not
+    /// found can then only mean a place where nothing can be made, as in `/proc`.
+    pub(super) fn at_creation(path: &Path, source: io::Error) -> Self {
+        let kind = source.kind();
+        if is_refusal(kind) || kind == io::ErrorKind::NotFound {
+            Self::not_writable(path, source)
+        } else {
+            Self::io(path, source)
+        }
+    }
+
+    fn not_writable(path: &Path, source: io::Error) -> Self {
+        Self::NotWritable { path: path.to_owned(), source: Arc::new(source) }
     }
 
     /// The system's answer while the store was in use.
@@ -136,6 +142,19 @@ impl StoreError {
     pub(super) fn damaged_file(path: &Path, reason: impl Into<String>) -> Self {
         Self::Damaged { place: Place::File(path.to_owned()), reason: reason.into() }
     }
+}
+
+/// Whether the system's answer is to the path, not to how the disk is now.
+fn is_refusal(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        kind,
+        Kind::PermissionDenied
+            | Kind::NotADirectory
+            | Kind::IsADirectory
+            | Kind::AlreadyExists
+            | Kind::InvalidFilename
+    )
 }
 
 /// Where damage was found.

@@ -138,7 +138,7 @@ fn all_rows(disk: &Disk) -> Result<Rows, StoreError> {
 fn create_private_dir(dir: &Path) -> Result<(), StoreError> {
     // Phone numbers are nobody else's business.
     let created = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    created.map_err(|e| StoreError::at_open(dir, e))?;
+    created.map_err(|e| StoreError::at_creation(dir, e))?;
     if dir.join(FORMAT_FILE).exists() {
         Ok(())
     } else {
