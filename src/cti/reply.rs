@@ -276,32 +276,55 @@ fn error_text(body: &str) -> String {
     }
 }
 
-/// Status and what was said, short enough for a log line, without markup.
+/// Status and what was said, short enough for a log line, without markup, and once: the pages of web servers say in
+/// their title what their heading says, and both begin with the status.
 fn said(reply: &Reply) -> String {
+    let page = error_text(&reply.body);
+    let (all, title) = (shown(&page), shown(title(&page)));
+    let text = match all.strip_prefix(&*title) {
+        Some(rest) if rest.contains(&*title) => rest.trim_start(),
+        Some(_) | None => &*all,
+    };
+    let status = reply.status.to_string();
+    let text = match text.strip_prefix(&*status) {
+        Some(rest) if rest.starts_with([':', ' ']) => rest.trim_start_matches([':', ' ']),
+        Some(_) | None => text,
+    };
+    if text.is_empty() { format!("HTTP {status}") } else { format!("HTTP {status}: {text}") }
+}
+
+/// A page's title, or nothing.
+fn title(page: &str) -> &str {
+    const BEGINS: &str = "<title>";
+    let lower = page.to_ascii_lowercase();
+    let title = lower.find(BEGINS).map(|at| at + BEGINS.len());
+    let ends = title.and_then(|at| Some(at + lower[at..].find("</title>")?));
+    title.zip(ends).map_or("", |(from, to)| &page[from..to])
+}
+
+/// A text without markup and line breaks, with what it has of our token masked, cut to a bound.
+fn shown(text: &str) -> String {
     const SHOWN: usize = 160;
-    let mut text = String::new();
+    let mut shown = String::new();
     let mut in_tag = false;
-    for c in error_text(&reply.body).chars() {
+    for c in text.chars() {
         match c {
             '<' => in_tag = true,
             '>' => in_tag = false,
             _ if in_tag => {}
             c if c.is_whitespace() || c.is_control() => {
-                if !text.is_empty() && !text.ends_with(' ') {
-                    text.push(' ');
+                if !shown.is_empty() && !shown.ends_with(' ') {
+                    shown.push(' ');
                 }
             }
-            c => text.push(c),
+            c => shown.push(c),
         }
-        if text.chars().count() >= SHOWN {
-            text.push('…');
+        if shown.chars().count() >= SHOWN {
+            shown.push('…');
             break;
         }
     }
-    match &*without_token(text.trim_end()) {
-        "" => format!("HTTP {}", reply.status),
-        text => format!("HTTP {}: {text}", reply.status),
-    }
+    without_token(shown.trim_end())
 }
 
 /// Redirects and the pages of web servers repeat the path that was asked for, and with it our token: as it is, as
@@ -395,6 +418,25 @@ mod tests {
     }
 
     #[test]
+    fn the_page_of_a_web_server_is_said_once() {
+        let nginx = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad \
+                     Gateway</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n";
+        let rails = "<title>We're sorry (500)</title><h1>500: An unknown error occurred.</h1>";
+        for (status, body, words) in [
+            (502, nginx, "HTTP 502: Bad Gateway nginx"),
+            (500, rails, "HTTP 500: We're sorry (500)500: An unknown error occurred."),
+            (503, "<TITLE>Down</TITLE>", "HTTP 503: Down"),
+            (503, "<title>never ends", "HTTP 503: never ends"),
+            (503, "5030 calls are too many", "HTTP 503: 5030 calls are too many"),
+            (503, "503", "HTTP 503: 503"),
+            (503, "<title></title>", "HTTP 503"),
+        ] {
+            let Outcome::Reply(reply) = reply(status, body) else { panic!("a reply is one") };
+            assert_eq!(said(&reply), words);
+        }
+    }
+
+    #[test]
     fn a_refusal_in_unknown_words_is_left_to_the_probe() {
         let disabled =
             reply(422, r#"{"error":"Funktion ist deaktiviert, bitte Administrator kontaktieren!"}"#);
@@ -455,6 +497,8 @@ mod tests {
             r#"{"error":"No route matches [POST] \/api\/v1\/cti\/s3cret"}"#,
             r#"["POST \/api\/v1\/cti\/s3cret"]"#,
             "no /cti/ here, but at /CTI/s3cret/cti/s3cret",
+            "<title>no /api/v1/cti/s3cret</title><h1>no /api/v1/cti/<b>s3cret</b></h1>",
+            "/api/v1/cti/<title>s3cret</title>",
         ] {
             for status in [200, 400, 404, 422, 500, 502] {
                 for what in [NEW_CALL, HANGUP] {

@@ -60,7 +60,7 @@ async fn our_own_bugs_become_dead_letters_with_the_answer_and_hold_up_nothing() 
         (json_error(422, "Attribute 'from\" of relation \"cti_logs' required!"), "required!"),
         (Answer::json(422, ERROR_ID), "HTTP 422: Error ID a1B2c3D4"),
         (json_error(400, "Bad Request"), "HTTP 400: Bad Request"),
-        (Answer::nginx(413), "HTTP 413: 413 Request Entity Too Large"),
+        (Answer::nginx(413), "HTTP 413: Request Entity Too Large nginx"),
     ];
     for (number, (answer, story)) in answers.into_iter().enumerate() {
         let call = format!("c{number}");
