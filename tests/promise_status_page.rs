@@ -167,6 +167,39 @@ mod invariants {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_reload_leaves_the_page_where_it_is_and_says_what_a_restart_would_change() {
+        let web = Web::start("", "").await;
+        let file = web.dir.path().join("config.toml");
+        let before = std::fs::read_to_string(&file).unwrap();
+        let listen = "[admin]\nlisten = \"127.0.0.1:0\"";
+        let asks = |web: &Web| web.program.err().matches("needs a restart").count();
+        let mut reloads = 0;
+        for (admin, warnings) in [
+            ("[admin]\nlisten = \"127.0.0.1:1\"", 1),
+            ("[admin]\nlisten = \"127.0.0.1:0\"\nhost = \"status.example.com\"", 2),
+            ("", 3),
+            // As it runs: nothing is left to be said.
+            (listen, 3),
+        ] {
+            std::fs::write(&file, before.replace(listen, admin)).unwrap();
+            web.program.signal("HUP");
+            reloads += 1;
+            let done =
+                || web.program.err().matches("reloaded: the configuration is in use").count() == reloads;
+            assert!(crate::program::wait(done), "{}", web.program.err());
+            assert_eq!(asks(&web), warnings, "{admin:?}: {}", web.program.err());
+            assert_eq!(web.get("/livez").await.status, 200, "{admin:?}");
+        }
+        let said = web.program.err();
+        let warning = said.lines().find(|line| line.contains("needs a restart")).unwrap();
+        assert!(warning.contains("WARN") && warning.contains("[admin]: the status page stays"), "{warning}");
+        assert!(warning.contains("systemctl restart freeswitch-zammad"), "{warning}");
+        std::fs::write(&file, before.replace(listen, "")).unwrap();
+        web.program.signal("TERM");
+        assert_eq!(web.program.end().code, Some(0));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_call_that_goes_on_is_still_shown_after_a_restart() {
         let mut web = Web::start("", "").await;
         let call = web.begin("in_answered_caller_hangs_up", "one");

@@ -133,11 +133,12 @@ fn what_cannot_be_taken_over_is_named_and_stays() {
     let (same, stays) = running.taking_over(read(one));
     assert_eq!((same, stays), (running.clone(), vec![]));
 
-    let two = "country = \"AT\"\nstate_dir = \"/elsewhere\"\n[[switch]]\nname = \"a\"\naddress = \"192.0.2.9:8021\"\npassword = \"y\"\nzammad = \"n\"\ncdr_dir = \"/cdr\"\n[[switch]]\nname = \"b\"\naddress = \"192.0.2.2:8021\"\npassword = \"z\"\nzammad = \"n\"\n[[zammad]]\nname = \"n\"\nurl = \"https://n.example.com/api/v1/cti/tokentoken\"\n[[route]]\nnumber = \"49*\"\nzammad = \"n\"\n[delivery]\nconcurrency = 3\n";
+    let two = "country = \"AT\"\nstate_dir = \"/elsewhere\"\n[[switch]]\nname = \"a\"\naddress = \"192.0.2.9:8021\"\npassword = \"y\"\nzammad = \"n\"\ncdr_dir = \"/cdr\"\n[[switch]]\nname = \"b\"\naddress = \"192.0.2.2:8021\"\npassword = \"z\"\nzammad = \"n\"\n[[zammad]]\nname = \"n\"\nurl = \"https://n.example.com/api/v1/cti/tokentoken\"\n[[route]]\nnumber = \"49*\"\nzammad = \"n\"\n[delivery]\nconcurrency = 3\n[admin]\nlisten = \"127.0.0.1:8022\"\n";
     let new = read(two);
     let (taken, stays) = running.taking_over(new.clone());
     let expected = [
         "state_dir stays /var/lib/freeswitch-zammad",
+        "[admin]: the status page stays where and as it is",
         "zammad n is new and not used yet",
         "zammad m is not configured any more and goes on as it was",
         "switch b is new and not used yet",
@@ -148,6 +149,7 @@ fn what_cannot_be_taken_over_is_named_and_stays() {
     assert_eq!(stays, expected);
     let mut left = new;
     left.state_dir.clone_from(&running.state_dir);
+    left.admin.clone_from(&running.admin);
     left.zammads.clone_from(&running.zammads);
     left.routes.clone_from(&running.routes);
     left.switches.truncate(1);
