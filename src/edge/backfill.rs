@@ -47,7 +47,8 @@ const PAGE: usize = 100;
 const LEGS_MAX: usize = 20_000;
 /// Largest file. FreeSWITCH's are some 30 kB, some hundred with a bad line's error log.
 const FILE_MAX: u64 = 4 * 1024 * 1024;
-/// Deepest folder below the one that is named: FusionPBX archives in `archive/2026/Nov/24`.
+/// Deepest folder below the one that is named. The modules write into that one, or with `rotate` one below; who files
+/// records away by day, as in `archive/2026/Nov/24`, has them four below.
 const DEPTH_MAX: usize = 4;
 /// Calls that go into one transaction.
 const CALLS_AT_ONCE: usize = 50;
