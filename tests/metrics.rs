@@ -13,16 +13,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use freeswitch_zammad::edge::admin::metrics;
+use freeswitch_zammad::edge::backfill::BackfillState;
+use freeswitch_zammad::edge::clock;
+use freeswitch_zammad::edge::control::Live;
 use freeswitch_zammad::sim::switch::Disconnect;
 use freeswitch_zammad::sim::zammad::{Answer, Fault};
+use freeswitch_zammad::store::{Limits, Store};
+use tokio::sync::watch;
 use web::Web;
 
 const PREFIX: &str = "freeswitch_zammad_";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rules_and_dashboard_use_exactly_the_names_that_there_are() {
-    let web = Web::start("", "").await;
+    let web = Web::start("cdr_dir = \"cdr\"", "").await;
     // What has never happened has no time: then its name is not there yet.
     let call = web.begin("in_caller_cancels", "one");
     web.end(&call);
@@ -145,6 +152,56 @@ async fn what_happens_is_counted() {
         assert!(longest < 6 || labels.contains("le="), "{line}");
     }
     assert!(all.lines().count() < 300, "{}", all.lines().count());
+}
+
+#[tokio::test]
+async fn what_was_read_of_unheard_calls_is_counted_for_each_switch() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        delivered_max: 1,
+        delivered_age: Duration::from_secs(1),
+        dead_max: 1,
+        dead_age: Duration::from_secs(1),
+        swap_bytes: u64::MAX,
+    };
+    let store = Store::open(dir.path(), limits).unwrap();
+    let mut live = Live::new(clock::now());
+    let without = metrics::text(&store, &live).unwrap();
+    assert_eq!(without.matches("backfill").count(), 0, "{without}");
+    let main = BackfillState {
+        gaps: 1,
+        files: 2,
+        skipped: 3,
+        left_out: 4,
+        unlisted: 5,
+        calls: 6,
+        lost: 7,
+        ..BackfillState::default()
+    };
+    let states = [("main", main), ("second", BackfillState::default())];
+    let (_kept, shown): (Vec<_>, Vec<_>) = states
+        .map(|(name, state)| {
+            let (to, shown) = watch::channel(state);
+            (to, (name.to_owned(), shown))
+        })
+        .into_iter()
+        .unzip();
+    live.backfills = shown;
+    let text = metrics::text(&store, &live).unwrap();
+    let names = [
+        "gaps",
+        "records",
+        "records_unreadable",
+        "records_left_out",
+        "folder_failures",
+        "calls",
+        "calls_lost",
+    ];
+    for (name, wanted) in names.into_iter().zip(1_u8..) {
+        let of = |switch: &str| value(&text, &format!("backfill_{name}_total{{switch=\"{switch}\"}}"));
+        assert_eq!((of("main"), of("second")), (Some(wanted.into()), Some(0.0)), "{name} in {text}");
+    }
+    store.close().await.unwrap();
 }
 
 /// A series' value; `name` is without the prefix.

@@ -349,6 +349,7 @@ mod known_errors {
         let daemon = start(&road).await;
         let why = || daemon.live().backfills[0].1.borrow().why.clone().unwrap_or_default();
         until("it says so", || why().contains("is it there")).await;
+        assert!(daemon.live().backfills[0].1.borrow().unlisted > 0);
         let calls = unheard(|name| name == "in_busy_486");
         write_all(&road, &calls);
         road.all_ended(1).await;

@@ -65,6 +65,9 @@ fn lines(all: &Value) -> Vec<String> {
             backfill["left_out"],
             if backfill["busy"] == true { "; at work" } else { "" }
         ));
+        if backfill["lost"] != 0 {
+            lines.push(format!("    {} could not be queued and are LOST", backfill["lost"]));
+        }
         if let Some(reason) = backfill["reason"].as_str() {
             lines.push(format!("    last in the way: {reason}"));
         }

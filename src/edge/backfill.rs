@@ -156,6 +156,10 @@ pub struct BackfillState {
     pub skipped: u64,
     /// Files that were too many.
     pub left_out: u64,
+    /// Calls that could not be queued, however often it was tried.
+    pub lost: u64,
+    /// Looks at which the folder itself could not be read.
+    pub unlisted: u64,
     /// What was last in the way.
     pub why: Option<String>,
 }
@@ -316,14 +320,7 @@ impl Backfill {
         let calls = job.told.len().saturating_sub(untold);
         let files = job.legs.len();
         let skipped = job.failed.len();
-        self.state.send_modify(|state| {
-            state.busy = false;
-            state.gaps += 1;
-            state.skipped += skipped as u64;
-            if let Some((path, why)) = job.failed.iter().next() {
-                state.why = Some(format!("{}: {why}", path.display()));
-            }
-        });
+        self.state.send_modify(|state| state.end_of_gap(job, untold));
         info!(name: "backfill_done", switch = self.name, files, calls, skipped, "read what happened while nobody listened");
         if untold > 0 {
             warn!(
@@ -362,6 +359,7 @@ impl Backfill {
         let Ok((known, mut found, listed)) = listed.await else { return };
         job.read = known;
         if let Err(why) = listed {
+            self.state.send_modify(|state| state.unlisted += 1);
             let why =
                 format!("{why}; is it there, and may the daemon read it (SupplementaryGroups in the unit)?");
             if self.state.borrow().why.as_ref() != Some(&why) {
@@ -428,6 +426,19 @@ impl Backfill {
         let (told, cdrs) = told.await.unwrap_or((Err(StoreError::Closed), Vec::new()));
         job.legs = cdrs;
         told
+    }
+}
+
+impl BackfillState {
+    /// The gaps are told to their end, but for these calls.
+    fn end_of_gap(&mut self, job: &Job, untold: usize) {
+        self.busy = false;
+        self.gaps += 1;
+        self.skipped += job.failed.len() as u64;
+        self.lost += untold as u64;
+        if let Some((path, why)) = job.failed.iter().next() {
+            self.why = Some(format!("{}: {why}", path.display()));
+        }
     }
 }
 
@@ -514,4 +525,21 @@ pub fn read_file(path: &Path) -> Result<Cdr, String> {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_in_the_way_of_a_gap_is_counted_at_its_end() {
+        let at = UnixMillis;
+        let mut job = Job::with(None, at(1), at(2), at(3));
+        job.failed.insert("a.cdr.xml".into(), "it is empty".into());
+        let mut state = BackfillState { busy: true, ..BackfillState::default() };
+        state.end_of_gap(&job, 2);
+        state.end_of_gap(&job, 1);
+        let why = Some("a.cdr.xml: it is empty".into());
+        assert_eq!(state, BackfillState { gaps: 2, skipped: 2, lost: 3, why, ..BackfillState::default() });
+    }
 }

@@ -9,7 +9,8 @@
 //!              "events_dropped": …, "events_unaccepted": … },
 //!   "switches": [{ "name", "address", "listening": true, "since", "reason": "", "losses", "events", "skipped",
 //!                  "waits_for_disk", "last_event" }],
-//!   "backfills": [{ "switch", "dir", "busy", "gaps", "files", "calls", "skipped", "left_out", "reason" }],
+//!   "backfills": [{ "switch", "dir", "busy", "gaps", "files", "calls", "skipped", "left_out", "lost",
+//!                   "unlisted", "reason" }],
 //!   "outbox": { "node", "reason": null | "why it takes nothing", "shipped", "known", "last_shipped",       only with one
 //!               "shares": [{ "zammad", "reason": null | "why nothing is taken", "calls", "events", "lost" }] },
 //!   "loops": [{ "name", "still_ms", "stuck": false }],                      what the daemon is made of, and whether it moves
@@ -238,7 +239,7 @@ fn backfill(name: &str, state: &BackfillState) -> Value {
     json!({
         "switch": name, "dir": state.dir.display().to_string(), "busy": state.busy, "gaps": state.gaps,
         "files": state.files, "calls": state.calls, "skipped": state.skipped, "left_out": state.left_out,
-        "reason": state.why.as_deref().map(mask::numbers),
+        "lost": state.lost, "unlisted": state.unlisted, "reason": state.why.as_deref().map(mask::numbers),
     })
 }
 

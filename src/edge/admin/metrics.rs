@@ -15,6 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::cti::cause::Cause;
 use crate::cti::event::Direction;
+use crate::edge::backfill::BackfillState;
 use crate::edge::clock;
 use crate::edge::control::Live;
 use crate::edge::drain::DrainState;
@@ -58,6 +59,7 @@ pub fn text(store: &Store, live: &Live) -> Result<String, fmt::Error> {
     let mut sheet = Sheet(Registry::with_prefix("freeswitch_zammad"));
     program(&mut sheet, live);
     switches(&mut sheet, live);
+    backfills(&mut sheet, live);
     calls(&mut sheet, live);
     queue(&mut sheet, store);
     zammads(&mut sheet, live);
@@ -121,6 +123,42 @@ fn switches(sheet: &mut Sheet, live: &Live) {
         "switch_disk_waits",
         "How often reading from the switch had to wait for the disk",
         each(&|state| state.waits),
+    );
+}
+
+/// Of the switches that have a `cdr_dir`.
+fn backfills(sheet: &mut Sheet, live: &Live) {
+    let all = live.backfills.iter().map(|(name, state)| (name.clone(), state.borrow().clone()));
+    let all: Vec<(String, BackfillState)> = all.collect();
+    let each = |of: fn(&BackfillState) -> u64| -> Vec<(Labels, u64)> {
+        all.iter().map(|(name, state)| (vec![("switch", name.clone())], of(state))).collect()
+    };
+    sheet.count("backfill_gaps", "Times without a listener that were told to their end", each(|b| b.gaps));
+    sheet.count("backfill_records", "Call detail records that were read", each(|b| b.files));
+    sheet.count(
+        "backfill_records_unreadable",
+        "Call detail records that could not be read",
+        each(|b| b.skipped),
+    );
+    sheet.count(
+        "backfill_records_left_out",
+        "Call detail records that were not read: there were too many",
+        each(|b| b.left_out),
+    );
+    sheet.count(
+        "backfill_folder_failures",
+        "How often the folder of the call detail records could not be read",
+        each(|b| b.unlisted),
+    );
+    sheet.count(
+        "backfill_calls",
+        "Calls that nobody heard and that were taken from call detail records",
+        each(|b| b.calls),
+    );
+    sheet.count(
+        "backfill_calls_lost",
+        "Calls that nobody heard and that could not be queued",
+        each(|b| b.lost),
     );
 }
 
