@@ -1,0 +1,61 @@
+//! From the last byte of an event on the socket to the first of its POST, one call at a time, beside one append and
+//! `fdatasync`.
+
+use std::time::Duration;
+
+use freeswitch_zammad::edge::clock;
+use freeswitch_zammad::sim::switch::{Settings, Switch};
+
+use crate::child::Daemon;
+use crate::measure::{Row, Sample, Size};
+use crate::server::Zammad;
+use crate::{corpus, disk};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) fn run(size: Size) -> Vec<Row> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let dir = disk::dir();
+    let zammad = Zammad::start(Duration::ZERO, true);
+    let switch = runtime.block_on(async { Switch::start(Settings::default()) }).expect("a port");
+    let _daemon = Daemon::start(dir.path(), switch.addr(), &zammad.url(), "");
+    runtime.block_on(switch.wait_subscribed());
+    let mut log = disk::Log::new(dir.path());
+    let (mut ours, mut sync) = (Sample::default(), Sample::default());
+    let plain = corpus::recording(corpus::PLAIN);
+    let bytes = corpus::accepted(1, "bytes").iter().map(corpus::raw).next().expect("a call begins");
+    let mut told = 0;
+    for call in 0..size.of(600, 10) {
+        let call = plain.renamed(&format!("l{call}")).with_core_uuid(&switch.core_uuid());
+        sync.add(log.append(&bytes).as_secs_f64() * 1e3);
+        for event in call.events() {
+            let begins = event.name() == "CHANNEL_CREATE" && event.header("Call-Direction").as_deref() == Some("inbound");
+            let begun = clock::monotonic();
+            let _ = switch.send(event);
+            if begins {
+                told += 1;
+                assert!(zammad.wait(told, PATIENCE), "a call is told");
+                let posted = zammad.take_begun()[0];
+                ours.add(posted.saturating_duration_since(begun).as_secs_f64() * 1e3);
+            }
+        }
+        told += 2;
+        assert!(zammad.wait(told, PATIENCE), "it is answered and ends");
+        zammad.take_begun();
+        // Its being delivered is written too, and is not what the next one is measured against.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (p50, p99) = (ours.median() - sync.median(), ours.at(0.99) - sync.at(0.99));
+    vec![Row {
+        what: "event on the socket → POST begins, one call",
+        against: "one append + fdatasync",
+        goal: "p50 ≤ +1 ms; p99 ≤ +5 ms".into(),
+        result: format!(
+            "p50 {p50:+.2} ms, p99 {p99:+.2} ms (fdatasync p50 {:.2}, p99 {:.2})",
+            sync.median(),
+            sync.at(0.99)
+        ),
+        met: Some(p50 <= 1.0 && p99 <= 5.0),
+    }]
+}
