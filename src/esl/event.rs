@@ -123,14 +123,29 @@ pub struct Event {
     block: Bytes,
     /// Where each header's name starts, how long it is, and where its value ends, within `block`.
     spans: Vec<Span>,
+    /// By what is [hashed](bucket) of a name: one more than the place of the last such header in `spans`; 0 is none.
+    last: [u16; BUCKETS],
     body: Bytes,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Span {
     start: u32,
-    name_len: u16,
     end: u32,
+    name_len: u16,
+    /// As in [`Event::last`]: the header of the same bucket before this one.
+    before: u16,
+}
+
+/// As many as most events have headers, nearly: then a bucket holds one or two.
+const BUCKETS: usize = 128;
+const _: () = assert!(HEADERS_MAX < u16::MAX as usize, "a place fits a bucket");
+
+/// Names differ most in how long they are and how they end.
+fn bucket(name: &[u8]) -> usize {
+    let end = name.last_chunk::<4>().map_or(0, |end| u32::from_le_bytes(*end));
+    let mixed = (end ^ (name.len() as u32).rotate_right(8)).wrapping_mul(0x9e37_79b1);
+    (mixed >> 25) as usize
 }
 
 impl Event {
@@ -139,6 +154,7 @@ impl Event {
         let end = memmem::find(frame_body, b"\n\n").unwrap_or(frame_body.len());
         let block = frame_body.slice(..end);
         let mut spans = Vec::with_capacity(160);
+        let mut last = [0; BUCKETS];
         let mut start = 0;
         let mut inner_len = None;
         let mut name = None;
@@ -156,7 +172,9 @@ impl Event {
             }
             let fits = |n: usize| u32::try_from(n).map_err(|_| EventError::BadLength);
             let name_len = u16::try_from(header.len()).map_err(|_| EventError::Malformed(start))?;
-            spans.push(Span { start: fits(start)?, name_len, end: fits(start + line.len())? });
+            let place = u16::try_from(spans.len() + 1).map_err(|_| EventError::TooManyHeaders)?;
+            let before = std::mem::replace(&mut last[bucket(header)], place);
+            spans.push(Span { start: fits(start)?, end: fits(start + line.len())?, name_len, before });
             start += line.len() + 1;
         }
         let after = frame_body.len().min(end + 2);
@@ -165,7 +183,7 @@ impl Event {
             Some(_) => return Err(EventError::BadLength),
             None => Bytes::new(),
         };
-        Ok(Self { name: name.ok_or(EventError::NoName)?, block, spans, body })
+        Ok(Self { name: name.ok_or(EventError::NoName)?, block, spans, last, body })
     }
 
     /// What it is about.
@@ -213,12 +231,17 @@ impl Event {
 
     fn raw(&self, header: &str) -> Option<&[u8]> {
         let wanted = header.as_bytes();
-        self.spans
-            .iter()
-            .filter(|span| usize::from(span.name_len) == wanted.len())
-            .map(|span| self.parts(*span))
-            .find(|(name, _)| *name == wanted)
-            .map(|(_, value)| value)
+        let mut at = self.last[bucket(wanted)];
+        let mut found = None;
+        // From the last to the first, which counts.
+        while let Some(span) = usize::from(at).checked_sub(1).and_then(|at| self.spans.get(at)) {
+            if usize::from(span.name_len) == wanted.len() {
+                let (name, value) = self.parts(*span);
+                found = if name == wanted { Some(value) } else { found };
+            }
+            at = span.before;
+        }
+        found
     }
 
     fn parts(&self, span: Span) -> (&[u8], &[u8]) {
