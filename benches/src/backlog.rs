@@ -45,20 +45,43 @@ pub(crate) fn run(size: Size) -> Vec<Row> {
     let left = bytes_below(&queue);
     let figures = daemon.figures();
     let flat = rates[rates.len() - 1] / rates[1];
-    let row = |what, goal: &str, result: String, met| Row { what, against: "–", goal: goal.into(), result, met: Some(met) };
+    let row = |what, goal: &str, result: String, met| Row {
+        what,
+        against: "–",
+        goal: goal.into(),
+        result,
+        met: Some(met),
+    };
     vec![
-        row("1,000,000 events wait: start of the process → first POST", "≤ 1 s", format!("{:.2} s", open.as_secs_f64()), open <= Duration::from_secs(1)),
+        row(
+            "1,000,000 events wait: start of the process → first POST",
+            "≤ 1 s",
+            format!("{:.2} s", open.as_secs_f64()),
+            open <= Duration::from_secs(1),
+        ),
         row(
             "the same: RSS, greatest, until all is delivered and the disk given back",
             "≤ 64 MB",
-            format!("{:.0} MB (when opened {opened_mb:.0}, at the end {:.0})", figures.rss_max_mb, figures.rss_mb),
+            format!(
+                "{:.0} MB (when opened {opened_mb:.0}, at the end {:.0})",
+                figures.rss_max_mb, figures.rss_mb
+            ),
             figures.rss_max_mb <= 64.0,
         ),
-        row("the same: pace of the last tenth, against the second", "flat (≥ 0.8)", format!("{flat:.2}"), flat >= 0.8),
+        row(
+            "the same: pace of the last tenth, against the second",
+            "flat (≥ 0.8)",
+            format!("{flat:.2}"),
+            flat >= 0.8,
+        ),
         row(
             "the same: bytes on disk after the drain, against before",
             "given back",
-            format!("{:.2} of {} MB (newest 100,000 delivered are kept)", left as f64 / full as f64, full / 1_000_000),
+            format!(
+                "{:.2} of {} MB (newest 100,000 delivered are kept)",
+                left as f64 / full as f64,
+                full / 1_000_000
+            ),
             left < full / 2,
         ),
     ]

@@ -12,11 +12,8 @@ use crate::disk;
 pub(crate) const AS_DAEMON: &str = "FREESWITCH_ZAMMAD_BENCH_AS_DAEMON";
 
 /// What the unit sets for glibc.
-const MALLOC: [(&str, &str); 3] = [
-    ("MALLOC_ARENA_MAX", "2"),
-    ("MALLOC_MMAP_THRESHOLD_", "65536"),
-    ("MALLOC_TRIM_THRESHOLD_", "65536"),
-];
+const MALLOC: [(&str, &str); 3] =
+    [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "65536"), ("MALLOC_TRIM_THRESHOLD_", "65536")];
 const TICK: Duration = Duration::from_millis(10);
 
 /// A daemon. Dropped, it is killed.
@@ -56,9 +53,8 @@ impl Daemon {
     }
 
     pub(crate) fn figures(&self) -> Figures {
-        let proc = |name: &str| {
-            std::fs::read_to_string(format!("/proc/{}/{name}", self.0.id())).unwrap_or_default()
-        };
+        let proc =
+            |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", self.0.id())).unwrap_or_default();
         let status = proc("status");
         let kb = |key: &str| {
             let line = status.lines().find(|line| line.starts_with(key)).unwrap_or_default();
@@ -70,7 +66,12 @@ impl Daemon {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.0.id())).into_iter().flatten().flatten();
         let sleeps = tasks.filter_map(|task| {
             let status = std::fs::read_to_string(task.path().join("status")).ok()?;
-            status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse::<u64>().ok()
+            status
+                .lines()
+                .find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"))?
+                .trim()
+                .parse::<u64>()
+                .ok()
         });
         Figures {
             rss_mb: kb("VmRSS:") / 1024.0,

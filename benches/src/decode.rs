@@ -105,6 +105,7 @@ async fn theirs(address: SocketAddr) -> (Duration, usize, usize) {
     (begun.elapsed(), count, sum)
 }
 
+#[allow(dead_code, reason = "only the counting program does")]
 /// The same without a socket, for counting: `times` over, from memory.
 pub(crate) fn from_memory(stream: &Bytes, times: usize) -> usize {
     use tokio_util::codec::Decoder;

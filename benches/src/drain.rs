@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use freeswitch_zammad::cti::event::{CallId, Direction, Event, What};
 use freeswitch_zammad::cti::cause::Cause;
+use freeswitch_zammad::cti::event::{CallId, Direction, Event, What};
 use freeswitch_zammad::edge::clock;
 use freeswitch_zammad::store::{Accepting, Pending, Store};
 
@@ -132,7 +132,8 @@ fn by_reqwest(calls: usize) -> Duration {
     let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build();
     let (client, bodies, next) = (client.expect("a client"), Arc::new(bodies), Arc::new(AtomicUsize::new(0)));
     let posting = |_| {
-        let (client, bodies, next, url) = (client.clone(), Arc::clone(&bodies), Arc::clone(&next), zammad.url());
+        let (client, bodies, next, url) =
+            (client.clone(), Arc::clone(&bodies), Arc::clone(&next), zammad.url());
         async move {
             while let Some(body) = bodies.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let request = client.post(&url).header("Accept", "application/json");
@@ -189,7 +190,8 @@ print(time.monotonic() - begun)
 ";
     let zammad = Zammad::start(ANSWER_AFTER, false);
     let events = BY_PYTHON.to_string();
-    let done = Command::new(python).args(["-c", LOOP, &zammad.url(), &events]).output().expect("it was there");
+    let done =
+        Command::new(python).args(["-c", LOOP, &zammad.url(), &events]).output().expect("it was there");
     let said = String::from_utf8_lossy(&done.stdout);
     let took = said.lines().last().and_then(|line| line.parse().ok());
     Duration::from_secs_f64(took.unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&done.stderr))))

@@ -30,7 +30,8 @@ pub(crate) fn run(size: Size) -> Vec<Row> {
         let call = plain.renamed(&format!("l{call}")).with_core_uuid(&switch.core_uuid());
         sync.add(log.append(&bytes).as_secs_f64() * 1e3);
         for event in call.events() {
-            let begins = event.name() == "CHANNEL_CREATE" && event.header("Call-Direction").as_deref() == Some("inbound");
+            let begins = event.name() == "CHANNEL_CREATE"
+                && event.header("Call-Direction").as_deref() == Some("inbound");
             let begun = clock::monotonic();
             let _ = switch.send(event);
             if begins {
