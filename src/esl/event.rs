@@ -124,7 +124,7 @@ pub struct Event {
     /// Where each header's name starts, how long it is, and where its value ends, within `block`.
     spans: Vec<Span>,
     /// By what is [hashed](bucket) of a name: one more than the place of the last such header in `spans`; 0 is none.
-    last: [u16; BUCKETS],
+    last: Box<[u16; BUCKETS]>,
     body: Bytes,
 }
 
@@ -154,7 +154,7 @@ impl Event {
         let end = memmem::find(frame_body, b"\n\n").unwrap_or(frame_body.len());
         let block = frame_body.slice(..end);
         let mut spans = Vec::with_capacity(160);
-        let mut last = [0; BUCKETS];
+        let mut last = Box::new([0; BUCKETS]);
         let mut start = 0;
         let mut inner_len = None;
         let mut name = None;
