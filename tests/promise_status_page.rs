@@ -173,17 +173,16 @@ mod invariants {
         let before = std::fs::read_to_string(&file).unwrap();
         let listen = "[admin]\nlisten = \"127.0.0.1:0\"";
         let asks = |web: &Web| web.program.err().matches("needs a restart").count();
-        let mut reloads = 0;
-        for (admin, warnings) in [
+        let changes = [
             ("[admin]\nlisten = \"127.0.0.1:1\"", 1),
             ("[admin]\nlisten = \"127.0.0.1:0\"\nhost = \"status.example.com\"", 2),
             ("", 3),
             // As it runs: nothing is left to be said.
             (listen, 3),
-        ] {
+        ];
+        for (reloads, (admin, warnings)) in (1..).zip(changes) {
             std::fs::write(&file, before.replace(listen, admin)).unwrap();
             web.program.signal("HUP");
-            reloads += 1;
             let done =
                 || web.program.err().matches("reloaded: the configuration is in use").count() == reloads;
             assert!(crate::program::wait(done), "{}", web.program.err());
