@@ -112,6 +112,18 @@ pub struct Event {
 }
 
 impl Event {
+    /// The one event whose repetition does harm: Zammad takes the missed mark back when a call that is hung up already is
+    /// hung up again. `answered` says whether somebody is known to have answered the call.
+    #[must_use]
+    pub fn is_unrepeatable(&self, answered: bool) -> bool {
+        match self.what {
+            What::Hangup { cause } => {
+                self.direction == Direction::In && !answered && cause != Cause::Forwarded
+            }
+            What::NewCall { .. } | What::Answer { .. } => false,
+        }
+    }
+
     /// The JSON object that is posted, fields in a fixed order, on one line.
     #[must_use]
     pub fn body(&self) -> String {

@@ -70,9 +70,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::call::{Answer, Call, Hangup, Invalid, NewCall, Way};
-use super::cause::Cause;
 use super::client::{Client, ClientError, Tls};
-use super::event::{Direction, Event, What};
+use super::event::Event;
 use super::reply::{Done, Verdict, blames_configuration, judge, judge_probe, refused_alike, unknown_words};
 use super::url::CtiUrl;
 
@@ -137,7 +136,7 @@ impl CtiClient {
         if let Some(words) = unknown_words(&outcome) {
             return Err(self.refused(words).await);
         }
-        CtiError::read(judge(&event.what, &outcome), may_be_repeated(event, answered))
+        CtiError::read(judge(&event.what, &outcome), !event.is_unrepeatable(answered))
     }
 
     /// Whether Zammad would take events: it is there, the integration is on, the token is right. Leaves no trace.
@@ -167,14 +166,6 @@ impl CtiClient {
                 }
             }
         }
-    }
-}
-
-/// The hangup of a missed call, once processed, takes back the missed mark when it comes again.
-fn may_be_repeated(event: &Event, answered: bool) -> bool {
-    match &event.what {
-        What::NewCall { .. } | What::Answer { .. } => true,
-        What::Hangup { cause } => answered || event.direction == Direction::Out || *cause == Cause::Forwarded,
     }
 }
 

@@ -28,6 +28,13 @@ pub struct Item {
     pub restored: bool,
 }
 
+impl Item {
+    /// Whether its repetition does harm.
+    pub(super) fn is_unrepeatable(&self) -> bool {
+        self.event.is_unrepeatable(self.answered)
+    }
+}
+
 /// What is done with a call that was over before Zammad could learn of it in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LatePolicy {
@@ -167,17 +174,6 @@ impl Line {
     }
 }
 
-/// The one event whose repetition does harm: Zammad takes the missed mark back when a call that is hung up
-/// already is hung up again.
-pub(super) fn is_unrepeatable(item: &Item) -> bool {
-    match item.event.what {
-        What::Hangup { cause } => {
-            item.event.direction == Direction::In && !item.answered && cause != Cause::Forwarded
-        }
-        What::NewCall { .. } | What::Answer { .. } => false,
-    }
-}
-
 /// `cancel, 12:03, reported late`: Zammad stamps arrivals, so the text says when it was. `forwarded` stays as it
 /// is, because that exact word keeps Zammad from marking the call as missed.
 fn late_cause(cause: Cause, happened: UnixMillis, now: UnixMillis, zone: &TimeZone) -> String {
@@ -230,9 +226,9 @@ mod tests {
             held: false,
             restored: false,
         };
-        assert!(is_unrepeatable(&hangup(Direction::In, false, Cause::Cancel)));
-        assert!(!is_unrepeatable(&hangup(Direction::In, true, Cause::NormalClearing)));
-        assert!(!is_unrepeatable(&hangup(Direction::In, false, Cause::Forwarded)));
-        assert!(!is_unrepeatable(&hangup(Direction::Out, false, Cause::Busy)));
+        assert!(hangup(Direction::In, false, Cause::Cancel).is_unrepeatable());
+        assert!(!hangup(Direction::In, true, Cause::NormalClearing).is_unrepeatable());
+        assert!(!hangup(Direction::In, false, Cause::Forwarded).is_unrepeatable());
+        assert!(!hangup(Direction::Out, false, Cause::Busy).is_unrepeatable());
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Fate, Output, Schedule, TOO_OLD, WINDOW};
 use crate::cti::event::{CallId, What};
-use crate::queue::line::{Item, LatePolicy, Line, Step, is_unrepeatable};
+use crate::queue::line::{Item, LatePolicy, Line, Step};
 use crate::time::UnixMillis;
 
 impl Schedule {
@@ -128,7 +128,7 @@ impl Schedule {
             }
             self.line(id).burst = true;
         }
-        let unsure = item.attempted && (item.restored || is_unrepeatable(&item));
+        let unsure = item.attempted && (item.restored || item.is_unrepeatable());
         let step = self.lines[id].step;
         if step == Step::MustLook || (step == Step::Idle && unsure && !item.restored) {
             let why = "the program stopped while this hangup was on its way";
@@ -147,7 +147,7 @@ impl Schedule {
             self.send(id, Step::Healing, Output::Post { seq, call_id: id.clone(), body, guarded: false });
         } else {
             let body = self.lines[id].body(&item, &self.settings.lateness, now);
-            let guarded = is_unrepeatable(&item);
+            let guarded = item.is_unrepeatable();
             self.send(id, Step::Posting, Output::Post { seq, call_id: id.clone(), body, guarded });
         }
     }

@@ -6,7 +6,7 @@ use crate::cti::reply::{
     Done, Outcome, Verdict, blames_configuration, judge_probe, refused_alike, unknown_words,
 };
 use crate::queue::breaker::Link;
-use crate::queue::line::{Item, Step, is_unrepeatable};
+use crate::queue::line::{Item, Step};
 use crate::time::UnixMillis;
 
 impl Schedule {
@@ -116,12 +116,12 @@ impl Schedule {
                     self.requeue(id, now);
                 }
             }
-            Verdict::Unsure(why) if is_unrepeatable(item) => self.unsure(id, why, now),
+            Verdict::Unsure(why) if item.is_unrepeatable() => self.unsure(id, why, now),
             Verdict::Unsure(why) => self.again(id, &why, now),
             Verdict::Away { .. } | Verdict::Misconfigured(_) => self.unsent(id, item, now),
             Verdict::Refused(why) => {
                 // Not processed: a replay may send it like any other.
-                if is_unrepeatable(item) {
+                if item.is_unrepeatable() {
                     self.outputs.push_back(Output::Unguard { seq: item.seq });
                 }
                 self.finish(id, Fate::Dead(why), now);
@@ -133,7 +133,7 @@ impl Schedule {
     pub(super) fn healed(&mut self, id: &CallId, item: &Item, verdict: Verdict, now: UnixMillis) {
         match verdict {
             // The row was there all along: what failed was the event itself, perhaps after it was saved.
-            Verdict::Done(Done::AlreadyKnown) if is_unrepeatable(item) => {
+            Verdict::Done(Done::AlreadyKnown) if item.is_unrepeatable() => {
                 self.unsure(id, "Zammad failed inside while it processed this hangup".into(), now);
             }
             // The failure was counted when it came; now it has its wait.
@@ -146,7 +146,7 @@ impl Schedule {
             }
             Verdict::Done(Done::Accepted | Done::Rejected { .. } | Done::Dial { .. }) => {
                 // Without a row it cannot have been processed.
-                if is_unrepeatable(item) {
+                if item.is_unrepeatable() {
                     self.outputs.push_back(Output::Unguard { seq: item.seq });
                 }
                 self.requeue(id, now);
@@ -215,7 +215,7 @@ impl Schedule {
     /// Surely not processed: it goes again as if it had never been sent.
     pub(super) fn unsent(&mut self, id: &CallId, item: &Item, now: UnixMillis) {
         self.counters.repeated += 1;
-        if is_unrepeatable(item) {
+        if item.is_unrepeatable() {
             self.outputs.push_back(Output::Unguard { seq: item.seq });
         }
         self.requeue(id, now);
