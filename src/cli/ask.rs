@@ -101,16 +101,16 @@ async fn from_store(config: &Config, request: Request) -> Result<Vec<Value>, Fai
 /// The running daemon knows its Zammads; the store does not.
 fn by_zammad(config: &Config, request: Request) -> Result<Vec<Request>, Failure> {
     let there = config.zammads.iter().map(|z| z.name.as_str());
-    let meant = |zammad: &Option<String>| answers::meant(there, zammad.as_deref()).map_err(Failure::new);
     match request {
         Request::Pause { zammad, paused } => {
             let pause = |name| Request::Pause { zammad: Some(name), paused };
-            Ok(meant(&zammad)?.into_iter().map(pause).collect())
+            let names = answers::meant(there, zammad.as_deref()).map_err(Failure::new)?;
+            Ok(names.into_iter().map(pause).collect())
         }
-        Request::Send(send) => match &meant(&send.zammad)?[..] {
-            [name] => Ok(vec![Request::Send(Send { zammad: Some(name.clone()), ..send })]),
-            several => Err(Failure::new(answers::say_which(several))),
-        },
+        Request::Send(send) => {
+            let name = answers::one_meant(there, send.zammad.as_deref()).map_err(Failure::new)?;
+            Ok(vec![Request::Send(Send { zammad: Some(name), ..send })])
+        }
         other => Ok(vec![other]),
     }
 }

@@ -227,13 +227,9 @@ impl CallArgs {
 
 fn which<'c>(config: &'c Config, zammad: Option<&str>) -> Result<&'c ZammadConfig, Failure> {
     let there = config.zammads.iter().map(|z| z.name.as_str());
-    match &answers::meant(there, zammad).map_err(Failure::usage)?[..] {
-        [name] => {
-            let named = config.zammads.iter().find(|z| z.name.as_str() == name);
-            Ok(named.expect("a name of this configuration"))
-        }
-        several => Err(Failure::usage(answers::say_which(several))),
-    }
+    let name = answers::one_meant(there, zammad).map_err(Failure::usage)?;
+    let named = config.zammads.iter().find(|z| z.name.as_str() == name);
+    Ok(named.expect("a name of this configuration"))
 }
 
 fn queue(

@@ -230,10 +230,20 @@ pub fn meant<'a>(
     Ok(names)
 }
 
+/// As [`meant`], where it must be one.
+///
+/// # Errors
+/// If none is called so, or several could be meant.
+pub fn one_meant<'a>(
+    there: impl Iterator<Item = &'a str> + Clone,
+    zammad: Option<&str>,
+) -> Result<String, Refusal> {
+    <[String; 1]>::try_from(meant(there, zammad)?).map(|[name]| name).map_err(|several| say_which(&several))
+}
+
 /// What is said where one of several is meant, and none is named.
-#[must_use]
-pub fn say_which(there: &[String]) -> String {
-    format!("say which Zammad is meant, with --zammad: {}", there.join(", "))
+pub(super) fn say_which(there: &[String]) -> Refusal {
+    Refusal::Senseless(format!("say which Zammad is meant, with --zammad: {}", there.join(", ")))
 }
 
 fn log_level(live: Option<&Live>, level: Option<String>) -> Result<Vec<Value>, Refusal> {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::accept::Sent;
-use super::answers::{Refusal, meant, say_which};
+use super::answers::{Refusal, one_meant, say_which};
 use super::clock;
 use super::control::{Live, Send};
 use super::rows;
@@ -75,13 +75,9 @@ fn read(body: &Value) -> Result<Event, Refusal> {
 
 /// Which Zammad is meant. The store knows none: whoever asks it has looked.
 fn one(live: Option<&Live>, zammad: Option<&str>) -> Result<String, Refusal> {
-    let names = match live {
-        Some(live) => meant(live.zammads.iter().map(|(name, ..)| name.as_str()), zammad)?,
-        None => zammad.map(str::to_owned).into_iter().collect(),
-    };
-    match <[String; 1]>::try_from(names) {
-        Ok([name]) => Ok(name),
-        Err(several) => Err(Refusal::Senseless(say_which(&several))),
+    match live {
+        Some(live) => one_meant(live.zammads.iter().map(|(name, ..)| name.as_str()), zammad),
+        None => zammad.map(str::to_owned).ok_or_else(|| say_which(&[])),
     }
 }
 
