@@ -4,7 +4,6 @@
 #[path = "common/postgres.rs"]
 mod postgres;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -245,7 +244,7 @@ async fn again_and_again(node: &mut Link, events: &[Pending]) -> u64 {
 
 async fn events(node: &mut Link, lines: &[Claimed]) -> Vec<Pending> {
     let calls: Vec<String> = lines.iter().map(|line| line.call_id.clone()).collect();
-    let found = node.waiting("main", &calls, &BTreeSet::new()).await.unwrap();
+    let found = node.waiting("main", &calls, &[]).await.unwrap();
     assert_eq!(found.unreadable, []);
     found.events
 }

@@ -50,7 +50,7 @@ pub struct ShareState {
     pub calls: usize,
     /// Events that this node has.
     pub events: usize,
-    /// Calls that it had claimed and could not keep.
+    /// How often calls that it had claimed could not be kept.
     pub lost: u64,
 }
 
@@ -176,7 +176,7 @@ impl Table {
         }
     }
 
-    fn known(&self) -> BTreeSet<String> {
+    fn known(&self) -> Vec<String> {
         self.events.values().map(|held| held.id.clone()).collect()
     }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, Row};
 
-use super::OutboxError;
-use super::link::{Link, fault, patiently};
+use super::link::Link;
+use super::{OutboxError, Settings};
 use crate::store::{self, Pending};
 use crate::time::UnixMillis;
 
@@ -80,13 +80,7 @@ impl Link {
         calls: &[String],
         limit: usize,
     ) -> Result<Vec<Claimed>, OutboxError> {
-        let (node, lease) = (self.settings.owner.clone(), self.settings.lease.as_secs_f64());
-        let done = patiently(async {
-            let client = self.client().await?;
-            claim(client, (zammad, &node, lease), calls, limit).await.map_err(fault)
-        });
-        let done = done.await;
-        self.mind(done)
+        self.ask(async |client, settings| claim(client, settings, zammad, calls, limit).await).await
     }
 
     /// Keeps every line of a Zammad that this node has and in which something waits, and returns them.
@@ -94,21 +88,12 @@ impl Link {
     /// # Errors
     /// [`OutboxError`].
     pub async fn renew(&mut self, zammad: &str) -> Result<Vec<Claimed>, OutboxError> {
-        let (node, lease) = (self.settings.owner.clone(), self.settings.lease.as_secs_f64());
-        let done = patiently(async {
-            let kept = self
-                .client()
-                .await?
-                .query(
-                    "UPDATE outbox_line SET lease_until = now() + $3 * interval '1 second'
-                     WHERE zammad = $1 AND owner = $2 AND waiting > 0 RETURNING call_id, fence",
-                    &[&zammad, &node, &lease],
-                )
-                .await;
-            Ok(claimed(&kept.map_err(fault)?))
-        });
-        let done = done.await;
-        self.mind(done)
+        self.ask(async |client, Settings { owner, lease, .. }| {
+            let kept = "UPDATE outbox_line SET lease_until = now() + $3 * interval '1 second'
+                 WHERE zammad = $1 AND owner = $2 AND waiting > 0 RETURNING call_id, fence";
+            Ok(claimed(&client.query(kept, &[&zammad, owner, &lease.as_secs_f64()]).await?))
+        })
+        .await
     }
 
     /// The events that wait in these calls and are not among the `known`.
@@ -119,31 +104,22 @@ impl Link {
         &mut self,
         zammad: &str,
         calls: &[String],
-        known: &BTreeSet<String>,
+        known: &[String],
     ) -> Result<Waiting, OutboxError> {
-        let done = patiently(async {
-            let rows = self
-                .client()
-                .await?
-                .query(
-                    "SELECT event_id, payload, attempt_ms, held, restored, call_id FROM outbox_event
-                     WHERE zammad = $1 AND call_id = ANY($2) AND state = 'pending'
-                     ORDER BY call_id, step, happened_ms, place, event_id",
-                    &[&zammad, &calls],
-                )
-                .await
-                .map_err(fault)?;
+        self.ask(async |client, _| {
+            let new = "SELECT event_id, payload, attempt_ms, held, restored, call_id FROM outbox_event
+                 WHERE zammad = $1 AND call_id = ANY($2) AND state = 'pending' AND event_id <> ALL($3)
+                 ORDER BY call_id, step, happened_ms, place, event_id";
             let mut found = Waiting::default();
-            for row in rows.iter().filter(|row| !known.contains(row.get::<_, &str>(0))) {
+            for row in &client.query(new, &[&zammad, &calls, &known]).await? {
                 match event(row) {
                     Ok(event) => found.events.push(event),
                     Err(why) => found.unreadable.push((row.get(5), row.get(0), why)),
                 }
             }
             Ok(found)
-        });
-        let done = done.await;
-        self.mind(done)
+        })
+        .await
     }
 
     /// Records what became of events of lines that this node has.
@@ -155,13 +131,7 @@ impl Link {
         zammad: &str,
         settles: &[(Claimed, String, Settled)],
     ) -> Result<Recorded, OutboxError> {
-        let node = self.settings.owner.clone();
-        let done = patiently(async {
-            let client = self.client().await?;
-            settle(client, zammad, &node, settles).await.map_err(fault)
-        });
-        let done = done.await;
-        self.mind(done)
+        self.ask(async |client, settings| settle(client, &settings.owner, zammad, settles).await).await
     }
 
     /// Deletes what is over for longer than it is kept, and calls of which nothing is left. Returns how many events.
@@ -173,25 +143,22 @@ impl Link {
             i64::try_from(now.0.saturating_sub(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX)))
                 .unwrap_or(0)
         };
-        let (delivered, dead) = (before(self.settings.delivered_keep), before(self.settings.dead_keep));
-        let done = patiently(async {
-            let client = self.client().await?;
+        self.ask(async |client, Settings { delivered_keep, dead_keep, .. }| {
             let mut gone = 0;
-            for (state, before) in [("delivered", delivered), ("dead", dead)] {
+            for (state, keep) in [("delivered", *delivered_keep), ("dead", *dead_keep)] {
                 let old = "DELETE FROM outbox_event WHERE event_id IN (
                          SELECT event_id FROM outbox_event WHERE state = $1 AND settled_ms < $2 AND zammad = $3
                          LIMIT $4)";
-                gone += client.execute(old, &[&state, &before, &zammad, &TRIM_MAX]).await.map_err(fault)?;
+                gone += client.execute(old, &[&state, &before(keep), &zammad, &TRIM_MAX]).await?;
             }
             let empty = "DELETE FROM outbox_line l WHERE l.zammad = $1 AND l.waiting = 0
                      AND l.began < now() - interval '1 day'
                      AND NOT EXISTS (SELECT 1 FROM outbox_event e
                                      WHERE e.zammad = l.zammad AND e.call_id = l.call_id)";
-            client.execute(empty, &[&zammad]).await.map_err(fault)?;
+            client.execute(empty, &[&zammad]).await?;
             Ok(gone)
-        });
-        let done = done.await;
-        self.mind(done)
+        })
+        .await
     }
 
     /// Lets go of all lines, in order that others need not wait for the lease to end.
@@ -199,23 +166,23 @@ impl Link {
     /// # Errors
     /// [`OutboxError`]; then the lease ends by itself.
     pub async fn let_go(&mut self, zammad: &str) -> Result<(), OutboxError> {
-        let node = self.settings.owner.clone();
-        let done = patiently(async {
+        self.ask(async |client, settings| {
             let free =
                 "UPDATE outbox_line SET owner = NULL, lease_until = NULL WHERE zammad = $1 AND owner = $2";
-            self.client().await?.execute(free, &[&zammad, &node]).await.map_err(fault).map(drop)
-        });
-        let done = done.await;
-        self.mind(done)
+            client.execute(free, &[&zammad, &settings.owner]).await.map(drop)
+        })
+        .await
     }
 }
 
 async fn claim(
     client: &mut Client,
-    (zammad, node, lease): (&str, &str, f64),
+    Settings { owner, lease, .. }: &Settings,
+    zammad: &str,
     calls: &[String],
     limit: usize,
 ) -> Result<Vec<Claimed>, tokio_postgres::Error> {
+    let lease = lease.as_secs_f64();
     let take = |which: &str| {
         format!(
             "UPDATE outbox_line SET owner = $2, fence = fence + 1, lease_until = now() + $3 * interval '1 second'
@@ -229,21 +196,21 @@ async fn claim(
     if !calls.is_empty() {
         let most = i64::try_from(limit).unwrap_or(i64::MAX);
         let named = take("AND call_id = ANY($5)");
-        return Ok(claimed(&client.query(&named, &[&zammad, &node, &lease, &most, &calls]).await?));
+        return Ok(claimed(&client.query(&named, &[&zammad, owner, &lease, &most, &calls]).await?));
     }
     let (latest, first) = (limit / 2, limit - limit / 2);
     let mut all = Vec::new();
     for (which, most) in [("ORDER BY began DESC", latest), ("ORDER BY began", first)] {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
-        all.extend(claimed(&client.query(&take(which), &[&zammad, &node, &lease, &most]).await?));
+        all.extend(claimed(&client.query(&take(which), &[&zammad, owner, &lease, &most]).await?));
     }
     Ok(all)
 }
 
 async fn settle(
     client: &mut Client,
+    owner: &str,
     zammad: &str,
-    node: &str,
     settles: &[(Claimed, String, Settled)],
 ) -> Result<Recorded, tokio_postgres::Error> {
     let calls: BTreeSet<&str> = settles.iter().map(|(line, _, _)| line.call_id.as_str()).collect();
@@ -254,7 +221,7 @@ async fn settle(
         .query(
             "SELECT call_id, fence FROM outbox_line WHERE zammad = $1 AND call_id = ANY($2) AND owner = $3
              ORDER BY call_id FOR UPDATE",
-            &[&zammad, &calls, &node],
+            &[&zammad, &calls, &owner],
         )
         .await?;
     let fences: BTreeMap<&str, i64> = ours.iter().map(|row| (row.get(0), row.get(1))).collect();
@@ -285,7 +252,7 @@ async fn settle(
         };
         let over = "UPDATE outbox_event SET state = $2, settled_ms = $3, note = $4, settled_by = $5
              WHERE event_id = $1 AND state = 'pending'";
-        let rows = change.execute(over, &[id, &state, &ms, &note, &node]).await?;
+        let rows = change.execute(over, &[id, &state, &ms, &note, &owner]).await?;
         *ended.entry(&line.call_id).or_default() += i64::try_from(rows).unwrap_or(0);
     }
     let mut freed = Vec::new();

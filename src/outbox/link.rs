@@ -20,7 +20,7 @@ const WORDS: usize = 256;
 
 /// A connection that comes back by itself.
 pub struct Link {
-    pub(super) settings: Arc<Settings>,
+    settings: Arc<Settings>,
     open: Option<Open>,
     listens: bool,
 }
@@ -50,12 +50,6 @@ impl Link {
         Self { settings, open: None, listens: true }
     }
 
-    /// Whose it is.
-    #[must_use]
-    pub fn node(&self) -> &str {
-        &self.settings.node
-    }
-
     /// Returns with the calls, each with its Zammad, of which there is something new; empty if that may be any. Never
     /// without a connection. May be dropped.
     pub async fn heard(&mut self) -> Vec<(String, String)> {
@@ -77,34 +71,32 @@ impl Link {
         calls
     }
 
-    /// The connection, made if there is none.
-    pub(super) async fn client(&mut self) -> Result<&mut Client, OutboxError> {
-        if self.open.as_ref().is_some_and(|open| open.client.is_closed()) {
-            self.open = None;
-        }
-        let open = match self.open.take() {
-            Some(open) => open,
-            None => connect(&self.settings, self.listens).await?,
-        };
-        Ok(&mut self.open.insert(open).client)
-    }
-
-    /// What came of a job, within [`PATIENCE`]; after a failure the connection is not trusted any more.
-    pub(super) fn mind<T>(
+    /// What `job` makes of the connection, which is made if there is none, within [`PATIENCE`]. After a failure the
+    /// connection is not trusted any more.
+    pub(super) async fn ask<T>(
         &mut self,
-        done: Result<Result<T, OutboxError>, tokio::time::error::Elapsed>,
+        job: impl AsyncFnOnce(&mut Client, &Settings) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, OutboxError> {
-        let done = done.unwrap_or_else(|_| Err(OutboxError::Away(format!("no answer within {PATIENCE:?}"))));
-        if done.is_err() {
-            self.open = None;
+        let settings = Arc::clone(&self.settings);
+        let kept = self.open.take().filter(|open| !open.client.is_closed());
+        let listens = self.listens;
+        let asked = async {
+            let mut open = match kept {
+                Some(open) => open,
+                None => connect(&settings, listens).await?,
+            };
+            let said = job(&mut open.client, &settings).await.map_err(fault)?;
+            Ok((open, said))
+        };
+        match tokio::time::timeout(PATIENCE, asked).await {
+            Ok(Ok((open, said))) => {
+                self.open = Some(open);
+                Ok(said)
+            }
+            Ok(Err(why)) => Err(why),
+            Err(_) => Err(OutboxError::Away(format!("no answer within {PATIENCE:?}"))),
         }
-        done
     }
-}
-
-/// As long as anything may take.
-pub(super) fn patiently<F: Future>(job: F) -> tokio::time::Timeout<F> {
-    tokio::time::timeout(PATIENCE, job)
 }
 
 async fn connect(settings: &Settings, listens: bool) -> Result<Open, OutboxError> {

@@ -3,7 +3,7 @@
 use tokio_postgres::Client;
 
 use super::OutboxError;
-use super::link::{CHANNEL, Link, fault, patiently};
+use super::link::{CHANNEL, Link};
 use crate::cti::event::What;
 use crate::store::{self, Pending, Seq};
 
@@ -19,13 +19,7 @@ impl Link {
     /// # Errors
     /// [`OutboxError`]; then it may have taken them in all the same, and they can be given to it again.
     pub async fn ship(&mut self, events: &[(Seq, Pending)]) -> Result<u64, OutboxError> {
-        let node = self.settings.node.clone();
-        let done = patiently(async {
-            let client = self.client().await?;
-            ship(client, &node, events).await.map_err(fault)
-        });
-        let done = done.await;
-        self.mind(done)
+        self.ask(async |client, settings| ship(client, &settings.node, events).await).await
     }
 }
 
@@ -112,7 +106,7 @@ async fn tell(
     change.execute("SELECT pg_notify($1, $2)", &[&CHANNEL, &word]).await.map(drop)
 }
 
-pub(super) const fn step(what: &What) -> i16 {
+const fn step(what: &What) -> i16 {
     match what {
         What::NewCall { .. } => 0,
         What::Answer { .. } => 1,
