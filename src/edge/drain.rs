@@ -417,24 +417,19 @@ fn load(
     from: u64,
     limit: usize,
 ) -> Result<(Vec<Item>, u64, bool), StoreError> {
-    let (mut items, mut next) = (Vec::new(), from);
+    let damaged = |seq: Seq, why: &StoreError| {
+        error!(name: "event_damaged", seq = seq.0, reason = %why, "an event in the queue is damaged and cannot be delivered");
+    };
+    let (mut items, mut next) = (Vec::new(), Seq(from));
     while items.len() < limit {
-        let rows = match source.pending_from(Seq(next), limit - items.len()) {
-            Ok(rows) => rows,
-            Err(why) => match why.damaged_row() {
-                Some(seq) => {
-                    error!(name: "event_damaged", seq = seq.0, reason = %why, "an event in the queue is damaged and cannot be delivered");
-                    next = seq.0 + 1;
-                    continue;
-                }
-                None => return Err(why),
-            },
-        };
-        let Some((last, _)) = rows.last() else { return Ok((items, next, true)) };
-        next = last.0 + 1;
+        let (rows, behind) = source.readable_from(next, limit - items.len(), damaged)?;
+        next = behind;
+        if rows.is_empty() {
+            return Ok((items, next.0, true));
+        }
         items.extend(rows.into_iter().filter(|(_, p)| p.zammad == zammad).map(|(seq, p)| item(seq, p)));
     }
-    Ok((items, next, false))
+    Ok((items, next.0, false))
 }
 
 fn item(seq: Seq, pending: Pending) -> Item {

@@ -143,7 +143,10 @@ enum Failed {
 /// The next events, from this position on. In the store they are over only when they are in the outbox.
 async fn ship(store: &Store, link: &mut Link, from: Seq) -> Result<Shipped, Failed> {
     let reader = store.clone();
-    let read = tokio::task::spawn_blocking(move || batch(&reader, from)).await;
+    let damaged = |seq: Seq, _: &StoreError| {
+        warn!(name: "event_unshippable", seq = seq.0, "an event in the queue is damaged and cannot be shipped");
+    };
+    let read = tokio::task::spawn_blocking(move || reader.readable_from(from, BATCH, damaged)).await;
     let (rows, next) = read.unwrap_or(Err(StoreError::Closed))?;
     if rows.is_empty() {
         return Ok(Shipped { new: 0, all: 0, next });
@@ -153,24 +156,6 @@ async fn ship(store: &Store, link: &mut Link, from: Seq) -> Result<Shipped, Fail
     let over = |(seq, _): &(Seq, Pending)| Settle::Delivered { seq: *seq, at, note: Some(NOTE.to_owned()) };
     store.settle(rows.iter().map(over).collect()).await?;
     Ok(Shipped { new, all: rows.len() as u64, next })
-}
-
-/// A row that is damaged is passed over; it is said each time that it is come by.
-fn batch(store: &Store, from: Seq) -> Result<(Vec<(Seq, Pending)>, Seq), StoreError> {
-    let mut next = from;
-    loop {
-        match store.pending_from(next, BATCH) {
-            Ok(rows) => {
-                let next = rows.last().map_or(next, |(last, _)| Seq(last.0 + 1));
-                return Ok((rows, next));
-            }
-            Err(why) => {
-                let seq = why.damaged_row().ok_or(why)?;
-                warn!(name: "event_unshippable", seq = seq.0, "an event in the queue is damaged and cannot be shipped");
-                next = Seq(seq.0 + 1);
-            }
-        }
-    }
 }
 
 /// Orders about rows of the store mean nothing to a drain of the shared outbox, whose positions are its own; those about

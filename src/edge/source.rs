@@ -35,7 +35,8 @@ impl fmt::Display for Unrecorded {
 }
 
 impl Source {
-    /// Begins to record this, behind whatever was begun before; the future is done when it is durable.
+    /// Records this, behind whatever was begun before; done when it is durable. The store's own begins when it is first
+    /// polled.
     #[must_use]
     pub fn settle(&self, settles: Vec<Settle>) -> BoxFuture<'static, Result<(), Unrecorded>> {
         match self {
@@ -56,15 +57,20 @@ impl Source {
         }
     }
 
-    /// Up to so many waiting rows from this position on. Blocks. Those of the shared outbox are handed out as they are
-    /// claimed, so there are none to ask for.
+    /// Waiting rows from this position on, as [`Store::readable_from`] reads them. Blocks. Those of the shared outbox are
+    /// handed out as they are claimed, so there are none to ask for.
     ///
     /// # Errors
     /// As the store's.
-    pub fn pending_from(&self, from: Seq, limit: usize) -> Result<Vec<(Seq, Pending)>, StoreError> {
+    pub fn readable_from(
+        &self,
+        from: Seq,
+        limit: usize,
+        damaged: impl FnMut(Seq, &StoreError),
+    ) -> Result<(Vec<(Seq, Pending)>, Seq), StoreError> {
         match self {
-            Self::Own(store) => store.pending_from(from, limit),
-            Self::Shared(_) => Ok(Vec::new()),
+            Self::Own(store) => store.readable_from(from, limit, damaged),
+            Self::Shared(_) => Ok((Vec::new(), from)),
         }
     }
 }

@@ -187,6 +187,33 @@ impl Store {
         self.page(from, limit)
     }
 
+    /// As [`Store::pending_from`], past damaged rows, of each of which `damaged` is told; and the next position. No events
+    /// mean that there are none. Blocks.
+    ///
+    /// # Errors
+    /// As [`Store::pending_from`], of damage to more than a row.
+    pub fn readable_from(
+        &self,
+        from: Seq,
+        limit: usize,
+        mut damaged: impl FnMut(Seq, &StoreError),
+    ) -> Result<(Vec<(Seq, Pending)>, Seq), StoreError> {
+        let mut next = from;
+        loop {
+            match self.pending_from(next, limit) {
+                Ok(rows) => {
+                    let next = rows.last().map_or(next, |(last, _)| Seq(last.0 + 1));
+                    return Ok((rows, next));
+                }
+                Err(why) => {
+                    let Some(seq) = why.damaged_row() else { return Err(why) };
+                    damaged(seq, &why);
+                    next = Seq(seq.0 + 1);
+                }
+            }
+        }
+    }
+
     /// The pending event at `seq`, if it is (still) pending. Blocks.
     ///
     /// # Errors
