@@ -23,11 +23,12 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use freeswitch_zammad::edge::control::{self, Request};
+use freeswitch_zammad::sim::switch::Connection;
 use freeswitch_zammad::sim::zammad::Fault;
-use postgres::Server;
+use postgres::{Server, emptied};
 use program::{PASSWORD, Program, TOKEN};
-use road::{Road, differences, rows_of, until, within};
-use scenes::{calls, scenes};
+use road::{Road, within};
+use scenes::{calls, compare_but, scenes};
 use serde_json::Value;
 
 const NODES: usize = 3;
@@ -63,9 +64,7 @@ async fn nodes_that_die_or_freeze_are_taken_over_from() {
     for node in &mut nodes {
         node.start();
     }
-    let subscribed = |open: &[freeswitch_zammad::sim::switch::Connection]| {
-        open.iter().filter(|c| c.subscribed).count() == NODES
-    };
+    let subscribed = |open: &[Connection]| open.iter().filter(|c| c.subscribed).count() == NODES;
     within("all listen", road.switch.wait_until(subscribed)).await;
 
     let scenes = scenes(&road, "captures");
@@ -87,7 +86,7 @@ async fn nodes_that_die_or_freeze_are_taken_over_from() {
     for node in &nodes {
         node.has_shipped(&road).await;
     }
-    emptied(&server).await;
+    emptied(&server.url()).await;
 
     let client = postgres::connect(&server.url()).await;
     let unsure =
@@ -97,18 +96,7 @@ async fn nodes_that_die_or_freeze_are_taken_over_from() {
     let owners: Vec<(String, i64)> = owners.iter().map(|row| (row.get(0), row.get(1))).collect();
     eprintln!("{} of unknown fate; told by {owners:?}", unsure.len());
     assert!(unsure.len() < calls(&scenes) / 3, "{unsure:?}");
-    let (rows, seen) = (road.zammad.log(), road.zammad.requests());
-    assert_eq!(rows.len(), calls(&scenes), "a row for each call, FLEET_SEED={seed}");
-    let mut wrong = Vec::new();
-    for scene in &scenes {
-        let rows = rows_of(&rows, &scene.recording);
-        if rows.iter().any(|row| unsure.contains(&row.call_id)) {
-            continue;
-        }
-        let differences = differences(&rows, &seen, &scene.want);
-        wrong.extend(differences.into_iter().map(|d| format!("{}: {d}", scene.name)));
-    }
-    assert!(wrong.is_empty(), "FLEET_SEED={seed}\n{}", wrong.join("\n"));
+    compare_but(&road, &scenes, &unsure);
     for node in &mut nodes {
         let program = node.program.take().unwrap();
         program.signal("TERM");
@@ -202,20 +190,4 @@ impl Node {
         };
         within(&what, shipped).await;
     }
-}
-
-/// Nothing waits in the outbox any more.
-async fn emptied(server: &Server) {
-    let client = postgres::connect(&server.url()).await;
-    let left = std::sync::atomic::AtomicI64::new(1);
-    let count = async {
-        while left.load(std::sync::atomic::Ordering::Relaxed) > 0 {
-            let rows =
-                client.query_one("SELECT count(*) FROM outbox_event WHERE state = 'pending'", &[]).await;
-            left.store(rows.unwrap().get(0), std::sync::atomic::Ordering::Relaxed);
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    within("nothing waits in the outbox", count).await;
-    until("it is so", || left.load(std::sync::atomic::Ordering::Relaxed) == 0).await;
 }

@@ -17,6 +17,9 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
+/// Nothing that is waited for here takes nearly as long.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 /// PostgreSQL refuses to run as root; this user is on every system.
 const NOBODY: u32 = 65_534;
 
@@ -76,6 +79,23 @@ pub(crate) async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     tokio::spawn(connection);
     client
+}
+
+/// How many events in the outbox meet this condition.
+pub(crate) async fn rows(client: &Client, condition: &str) -> i64 {
+    let count = format!("SELECT count(*) FROM outbox_event WHERE {condition}");
+    client.query_one(&count, &[]).await.unwrap().get(0)
+}
+
+/// Returns once nothing waits in the outbox any more.
+pub(crate) async fn emptied(url: &str) {
+    let client = connect(url).await;
+    let waits = async {
+        while rows(&client, "state = 'pending'").await > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, waits).await.is_ok(), "something waits in the outbox");
 }
 
 impl Server {

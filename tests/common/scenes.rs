@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test is a crate of its own, and not every one needs every helper")]
 
+use std::collections::BTreeSet;
+
 use freeswitch_zammad::sim::recording::Recording;
 use serde_json::Value;
 
@@ -31,12 +33,20 @@ pub(crate) fn calls(scenes: &[Scene]) -> usize {
 }
 
 pub(crate) fn compare(road: &Road, scenes: &[Scene]) {
+    compare_but(road, scenes, &BTreeSet::new());
+}
+
+/// Of the calls that are `unsure` no more is known than that there is a row of each.
+pub(crate) fn compare_but(road: &Road, scenes: &[Scene], unsure: &BTreeSet<String>) {
     let (rows, seen) = (road.zammad.log(), road.zammad.requests());
     assert_eq!(rows.len(), calls(scenes), "a row for each call");
     let mut wrong = Vec::new();
     for scene in scenes {
-        let differences = differences(&rows_of(&rows, &scene.recording), &seen, &scene.want);
-        wrong.extend(differences.into_iter().map(|d| format!("{}: {d}", scene.name)));
+        let rows = rows_of(&rows, &scene.recording);
+        if rows.iter().all(|row| !unsure.contains(&row.call_id)) {
+            let differences = differences(&rows, &seen, &scene.want);
+            wrong.extend(differences.into_iter().map(|d| format!("{}: {d}", scene.name)));
+        }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
