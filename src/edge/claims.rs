@@ -23,6 +23,7 @@ use super::drain::Order;
 use super::pulse::Beat;
 use super::source::Unrecorded;
 use crate::outbox::{Claimed, Link, OutboxError, Settings, Settled, Waiting};
+use crate::queue::backoff::Backoff;
 use crate::store::{Pending, Seq, Settle, StoreError};
 
 /// Most events that a node has of one Zammad.
@@ -37,9 +38,8 @@ const UNRECORDED_MAX: usize = 10_000;
 const LOOK: Duration = Duration::from_secs(2);
 /// How often what is over for long is deleted.
 const TRIM: Duration = Duration::from_mins(10);
-/// Wait after the server failed.
-const WAIT_MIN: Duration = Duration::from_millis(250);
-const WAIT_MAX: Duration = Duration::from_secs(5);
+/// Waits after the server failed.
+const AGAIN: Backoff = Backoff { min: Duration::from_millis(500), max: Duration::from_secs(5) };
 
 /// What status shows of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -263,7 +263,7 @@ impl Claims {
         stop: CancellationToken,
     ) {
         let mut link = Link::listening(Arc::clone(&self.settings));
-        let mut wait = WAIT_MIN;
+        let mut failures = 0;
         let mut woken = Woken::Room;
         let mut renew_at = clock::monotonic();
         let mut trim_at = renew_at + TRIM;
@@ -272,8 +272,11 @@ impl Claims {
             let round = self.round(&mut link, &table, &settles, &woken, &mut renew_at);
             let round = self.beat.through(round).await;
             self.lapse(&table).await;
-            wait = if round.is_ok() { WAIT_MIN } else { (wait * 2).min(WAIT_MAX) };
-            let pause = if round.is_ok() { LOOK.min(self.settings.lease / 3) } else { wait };
+            failures = if round.is_ok() { 0 } else { failures + 1 };
+            let pause = match failures {
+                0 => LOOK.min(self.settings.lease / 3),
+                failures => AGAIN.wait(failures, fastrand::f64()),
+            };
             if round.is_ok() && clock::monotonic() >= trim_at {
                 trim_at = clock::monotonic() + TRIM;
                 // What could not be deleted now is old enough the next time as well.
@@ -456,7 +459,7 @@ impl Recorder {
 
     /// Tries until it is recorded or not ours any more. The positions of which nothing could be recorded.
     async fn record(&mut self, batch: &[Job]) -> BTreeSet<u64> {
-        let mut wait = WAIT_MIN;
+        let mut failures = 0;
         let mut lost = BTreeSet::new();
         let mut left: Vec<(u64, String, Settled)> = Vec::new();
         for settle in batch.iter().flat_map(|job| &job.settles) {
@@ -506,8 +509,8 @@ impl Recorder {
                 }
                 Err(_) => {
                     // The claiming side says why, and lets go of what is ours no more.
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(WAIT_MAX);
+                    failures += 1;
+                    tokio::time::sleep(AGAIN.wait(failures, fastrand::f64())).await;
                 }
             }
         }

@@ -13,6 +13,7 @@ use super::clock;
 use super::drain::Order;
 use super::pulse::Beat;
 use crate::outbox::{Link, OutboxError, Settings};
+use crate::queue::backoff::Backoff;
 use crate::store::{Pending, Seq, Settle, Store, StoreError};
 use crate::time::UnixMillis;
 
@@ -20,9 +21,8 @@ use crate::time::UnixMillis;
 const BATCH: usize = 500;
 /// How often the store is looked into without having said anything.
 const LOOK: Duration = Duration::from_secs(1);
-/// Wait after the outbox failed.
-const WAIT_MIN: Duration = Duration::from_millis(250);
-const WAIT_MAX: Duration = Duration::from_secs(10);
+/// Waits after the outbox failed.
+const AGAIN: Backoff = Backoff { min: Duration::from_millis(500), max: Duration::from_secs(10) };
 /// What an event's row in this store is noted with.
 const NOTE: &str = "in the outbox";
 
@@ -66,7 +66,7 @@ impl Shipper {
             }
         }));
         let mut link = Link::new(settings);
-        let (mut wait, mut from) = (WAIT_MIN, Seq(0));
+        let (mut failures, mut from) = (0, Seq(0));
         loop {
             beat.moved();
             let shipping = tokio::select! {
@@ -76,14 +76,14 @@ impl Shipper {
             };
             let (pause, awake) = match shipping {
                 Ok(Shipped { new, all, next }) => {
-                    (wait, from) = (WAIT_MIN, next);
+                    (failures, from) = (0, next);
                     took(&state, new, all);
                     (if all > 0 { Duration::ZERO } else { LOOK }, true)
                 }
                 Err(why) => {
                     failed(&state, &why);
-                    wait = (wait * 2).min(WAIT_MAX);
-                    (wait, false)
+                    failures += 1;
+                    (AGAIN.wait(failures, fastrand::f64()), false)
                 }
             };
             tokio::select! {
