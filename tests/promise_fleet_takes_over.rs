@@ -15,7 +15,7 @@ mod road;
 #[path = "common/scenes.rs"]
 mod scenes;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -28,14 +28,14 @@ use freeswitch_zammad::sim::zammad::Fault;
 use postgres::{Server, emptied};
 use program::{PASSWORD, Program, TOKEN};
 use road::{Road, within};
-use scenes::{calls, compare_but, scenes};
+use scenes::{Scene, calls, compare_but, scenes};
 use serde_json::Value;
 
 const NODES: usize = 3;
 const LEASE_S: u64 = 2;
 /// So many of the recordings are followed by a mishap.
 const MISHAPS: usize = 12;
-/// What a node notes of a hangup that it cannot know about: it must not be repeated, so the call may ring on.
+/// What is noted of a hangup that nobody can know about: it must not be repeated, so the call may ring on.
 const UNSURE: &str = "may not have arrived%";
 
 /// A node, whether it runs or not.
@@ -43,7 +43,12 @@ struct Node {
     dir: PathBuf,
     program: Option<Program>,
     frozen: bool,
+    /// The number of its connection to the switch.
+    connection: u64,
 }
+
+/// How many events went over which connection.
+type Sent = BTreeMap<u64, u64>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_die_or_freeze_are_taken_over_from() {
@@ -62,35 +67,32 @@ async fn nodes_that_die_or_freeze_are_taken_over_from() {
     });
     let mut nodes: Vec<Node> = (0..NODES).map(|n| Node::new(&road, &server, n)).collect();
     for node in &mut nodes {
-        node.start();
+        node.start(&road).await;
     }
-    let subscribed = |open: &[Connection]| open.iter().filter(|c| c.subscribed).count() == NODES;
-    within("all listen", road.switch.wait_until(subscribed)).await;
-
     let scenes = scenes(&road, "captures");
     let mut mishaps: BTreeSet<usize> = BTreeSet::new();
     while mishaps.len() < MISHAPS {
         mishaps.insert(rng.usize(..scenes.len()));
     }
+    let mut sent = Sent::new();
     for (number, scene) in scenes.iter().enumerate() {
-        road.play(&scene.recording).await;
+        play(&road, scene, &mut sent).await;
         if mishaps.contains(&number) {
-            mishap(&mut nodes, &mut server, &mut rng).await;
+            mishap(&road, &mut nodes, &sent, &mut server, &mut rng).await;
         }
     }
     server.go_on_if_killed();
     for node in &mut nodes {
         node.thaw();
-        node.start();
-    }
-    for node in &nodes {
-        node.has_shipped(&road).await;
+        node.start(&road).await;
+        node.has_heard(&sent).await;
+        node.shows("nothing waits in its store", |status| status["queue"]["waiting"] == 0).await;
     }
     emptied(&server.url()).await;
 
     let client = postgres::connect(&server.url()).await;
-    let unsure =
-        client.query("SELECT call_id FROM outbox_event WHERE note LIKE $1", &[&UNSURE]).await.unwrap();
+    let unsure = "SELECT call_id FROM outbox_event WHERE note LIKE $1";
+    let unsure = client.query(unsure, &[&UNSURE]).await.unwrap();
     let unsure: BTreeSet<String> = unsure.iter().map(|row| row.get(0)).collect();
     let owners = client.query("SELECT settled_by, count(*) FROM outbox_event GROUP BY 1", &[]).await.unwrap();
     let owners: Vec<(String, i64)> = owners.iter().map(|row| (row.get(0), row.get(1))).collect();
@@ -104,17 +106,52 @@ async fn nodes_that_die_or_freeze_are_taken_over_from() {
     }
 }
 
-/// Something happens to a node or to the server; one node is always left to hear the switch.
-async fn mishap(nodes: &mut [Node], server: &mut Server, rng: &mut Rng) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_frozen_past_its_lease_goes_on_with_what_nobody_took_over() {
+    if !postgres::is_there() {
+        return;
+    }
+    let server = Server::start();
+    let road = Road::guarded(PASSWORD, TOKEN);
+    let slow = Duration::from_millis(200);
+    road.zammad.set_fault_rule(move |_| Fault::slow(slow, slow));
+    let mut node = Node::new(&road, &server, 0);
+    node.start(&road).await;
+    let (scenes, mut sent) = (scenes(&road, "captures"), Sent::new());
+    for scene in &scenes {
+        play(&road, scene, &mut sent).await;
+    }
+    node.has_heard(&sent).await;
+    node.shows("it works on some", |status| status["outbox"]["shares"][0]["events"].as_u64() > Some(20))
+        .await;
+    for _ in 0..2 {
+        node.freeze();
+        tokio::time::sleep(Duration::from_millis(LEASE_S * 1000 + 500)).await;
+        node.thaw();
+    }
+    emptied(&server.url()).await;
+    let (rows, calls) = (road.zammad.log().len(), calls(&scenes));
+    assert_eq!(rows, calls);
+}
+
+async fn play(road: &Road, scene: &Scene, sent: &mut Sent) {
+    for event in scene.recording.events() {
+        for connection in road.switch.send(event) {
+            *sent.entry(connection).or_default() += 1;
+        }
+    }
+    within("it is on the wire", road.switch.written()).await;
+}
+
+/// Something happens to a node or to the server; one node is always left to hear the switch. Which calls it has heard of is
+/// whole: what a node that dies in the middle of a call makes of it, `promise_survives_kill` asks.
+async fn mishap(road: &Road, nodes: &mut [Node], sent: &Sent, server: &mut Server, rng: &mut Rng) {
     let at = rng.usize(..nodes.len());
     let well = nodes.iter().filter(|node| node.program.is_some() && !node.frozen).count();
     let node = &mut nodes[at];
     match rng.u8(0..10) {
-        0..4 if well > 1 && !node.frozen => match node.program.take() {
-            Some(program) => program.kill(),
-            None => node.start(),
-        },
-        0..4 if node.program.is_none() => node.start(),
+        0..4 if node.program.is_none() => node.start(road).await,
+        0..4 if well > 1 && !node.frozen => node.kill(sent).await,
         4..7 if node.frozen => node.thaw(),
         4..7 if well > 1 && node.program.is_some() => {
             node.freeze();
@@ -126,10 +163,12 @@ async fn mishap(nodes: &mut [Node], server: &mut Server, rng: &mut Rng) {
             tokio::time::sleep(Duration::from_millis(rng.u64(..LEASE_S * 1500))).await;
             server.go_on();
         }
-        _ => nodes.iter_mut().for_each(|node| {
-            node.thaw();
-            node.start();
-        }),
+        _ => {
+            for node in nodes {
+                node.thaw();
+                node.start(road).await;
+            }
+        }
     }
 }
 
@@ -149,16 +188,27 @@ impl Node {
         let file = dir.join("config.toml");
         fs::write(&file, text).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        Self { dir, program: None, frozen: false }
+        Self { dir, program: None, frozen: false, connection: 0 }
     }
 
-    fn start(&mut self) {
-        if self.program.is_none() {
-            let file = self.dir.join("config.toml");
-            let mut program = Program::start(&["run", "--config", file.to_str().unwrap()], &[]);
-            program.wait_for("listening to the switch");
-            self.program = Some(program);
+    async fn start(&mut self, road: &Road) {
+        if self.program.is_some() {
+            return;
         }
+        let file = self.dir.join("config.toml");
+        let before =
+            road.switch.connections().iter().map(|c| c.number).max().unwrap_or(0).max(self.connection);
+        let mut program = Program::start(&["run", "--config", file.to_str().unwrap()], &[]);
+        program.wait_for("listening to the switch");
+        self.program = Some(program);
+        let newest = |open: &[Connection]| open.iter().any(|c| c.subscribed && c.number > before);
+        within("it listens", road.switch.wait_until(newest)).await;
+        self.connection = road.switch.connections().iter().map(|c| c.number).max().unwrap();
+    }
+
+    async fn kill(&mut self, sent: &Sent) {
+        self.has_heard(sent).await;
+        self.program.take().unwrap().kill();
     }
 
     fn freeze(&mut self) {
@@ -173,21 +223,23 @@ impl Node {
         }
     }
 
-    /// It has read what the switch sent, and all of it is in the outbox.
-    async fn has_shipped(&self, road: &Road) {
-        road.switch.written().await;
+    /// It has taken in all that the switch sent it.
+    async fn has_heard(&self, sent: &Sent) {
+        let heard = sent.get(&self.connection).copied().unwrap_or(0);
+        self.shows("it has heard all", |status| status["calls"]["events_handled"].as_u64() >= Some(heard))
+            .await;
+    }
+
+    async fn shows(&self, what: &str, true_of: impl Fn(&Value) -> bool) {
         let state = self.dir.join("state");
-        let what = format!("{} ships what it has", self.dir.display());
-        let shipped = async {
-            loop {
-                let status = control::ask(&state, &Request::Status).await;
-                let status = status.ok().flatten().and_then(|mut said| said.pop()).unwrap_or(Value::Null);
-                if status["queue"]["waiting"] == 0 && status["calls"]["going_on"] == 0 {
-                    return;
-                }
+        let mut last = Value::Null;
+        let shown = async {
+            while !true_of(&last) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
+                let said = control::ask(&state, &Request::Status).await;
+                last = said.ok().flatten().and_then(|mut said| said.pop()).unwrap_or(Value::Null);
             }
         };
-        within(&what, shipped).await;
+        within(what, shown).await;
     }
 }

@@ -96,6 +96,15 @@ impl Share {
         lock(&self.table).holds(seq.0, clock::monotonic())
     }
 
+    /// Lets go of an event's call, because it could not be sent in time; all of its events, which are handed out anew if the
+    /// call is still, or again, this node's.
+    #[must_use]
+    pub fn let_go(&self, seq: Seq) -> Vec<Seq> {
+        let mut table = lock(&self.table);
+        let call_id = table.events.get(&seq.0).map(|held| held.call_id.clone());
+        call_id.map(|call_id| table.lose(&call_id)).unwrap_or_default()
+    }
+
     /// Records this, behind whatever was begun before.
     pub(super) fn settle(
         &self,
@@ -164,6 +173,16 @@ impl Table {
         }
         self.until = Some(until);
         events
+    }
+
+    /// These are ours anew; the events of those that were before: the lease was over in between, and what another node may
+    /// have made of them is read anew.
+    fn claim(&mut self, new: &[Claimed]) -> Vec<Seq> {
+        let before = new.iter().flat_map(|line| self.lose(&line.call_id)).collect();
+        let line =
+            |line: &Claimed| (line.call_id.clone(), Line { fence: line.fence, events: BTreeSet::new() });
+        self.lines.extend(new.iter().map(line));
+        before
     }
 
     /// Nobody has these any more.
@@ -319,25 +338,24 @@ impl Claims {
         };
         let held = lock(table).events.len();
         let wanted = if named.is_empty() { held <= EVENTS_MAX / 2 } else { held < EVENTS_MAX };
-        let mut new = Vec::new();
         if wanted {
             let asked = clock::monotonic();
-            new = link.claim(&self.zammad, named, CLAIM_MAX.min(EVENTS_MAX - held)).await?;
-            // Where there were lines before, what is new is worked on no longer than they.
-            lock(table).until.get_or_insert(asked + self.settings.lease);
+            let new = link.claim(&self.zammad, named, CLAIM_MAX.min(EVENTS_MAX - held)).await?;
+            let before = {
+                let mut table = lock(table);
+                // Where there were lines before, what is new is worked on no longer than they.
+                table.until.get_or_insert(asked + self.settings.lease);
+                table.claim(&new)
+            };
+            self.tell_lost(before).await;
         }
         let (ours, known) = {
-            let mut table = lock(table);
-            let mut look: BTreeSet<String> = named.iter().cloned().collect();
-            for line in new {
-                look.insert(line.call_id.clone());
-                table.lines.insert(line.call_id, Line { fence: line.fence, events: BTreeSet::new() });
-            }
+            let table = lock(table);
             let all = due || matches!(woken, Woken::Heard(calls) if calls.is_empty());
             let ours = table
                 .lines
                 .iter()
-                .filter(|(call, line)| all || line.events.is_empty() || look.contains(*call));
+                .filter(|(call, line)| all || line.events.is_empty() || named.contains(*call));
             (ours.map(|(call, _)| call.clone()).collect::<Vec<_>>(), table.known())
         };
         if ours.is_empty() {

@@ -384,7 +384,13 @@ impl Drain {
             Finished::Settled(Err(why)) => {
                 error!(name: "delivery_unrecorded", zammad = self.name, reason = %why, "a delivery could not be recorded; it may be repeated");
             }
-            Finished::NotOurs(seq) => schedule.handle_not_ours(seq, now),
+            Finished::NotOurs(seq) => {
+                schedule.handle_not_ours(seq, now);
+                // None of the call's later events may go before it when it comes back.
+                for seq in self.source.let_go(Seq(seq)) {
+                    schedule.handle_removed(seq.0, now);
+                }
+            }
             Finished::NotGuarded(seq, why) => {
                 error!(name: "attempt_unrecorded", zammad = self.name, reason = %why, "an attempt could not be recorded, so it was not made");
                 let outcome = Outcome::NotSent(format!("the attempt could not be recorded: {why}"));

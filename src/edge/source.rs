@@ -57,6 +57,15 @@ impl Source {
         }
     }
 
+    /// Lets go of the call of an event that is not this node's to send; all of its events that it had.
+    #[must_use]
+    pub fn let_go(&self, seq: Seq) -> Vec<Seq> {
+        match self {
+            Self::Own(_) => Vec::new(),
+            Self::Shared(share) => share.let_go(seq),
+        }
+    }
+
     /// Waiting rows from this position on, as [`Store::readable_from`] reads them. Blocks. Those of the shared outbox are
     /// handed out as they are claimed, so there are none to ask for.
     ///

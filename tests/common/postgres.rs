@@ -95,7 +95,17 @@ pub(crate) async fn emptied(url: &str) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, waits).await.is_ok(), "something waits in the outbox");
+    if tokio::time::timeout(PATIENCE, waits).await.is_err() {
+        panic!("something waits in the outbox: {:#?}", waiting(&client).await);
+    }
+}
+
+/// What waits, and who has it.
+async fn waiting(client: &Client) -> Vec<String> {
+    let what = "SELECT concat_ws(' ', e.event_id, 'attempt', e.attempt_ms, 'by', e.shipped_by, 'owner', l.owner, 'until',
+                                 l.lease_until - now(), 'fence', l.fence, 'waiting', l.waiting)
+         FROM outbox_event e LEFT JOIN outbox_line l USING (zammad, call_id) WHERE e.state = 'pending'";
+    client.query(what, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
 impl Server {
