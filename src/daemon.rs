@@ -3,6 +3,7 @@
 //! Stopping goes with the stream: the listeners first, so that nothing new comes in; then the intake, which
 //! commits what it has; then the drains, which finish the requests on their way; then the store.
 
+mod fleet;
 mod reload;
 
 use std::sync::Arc;
@@ -15,24 +16,21 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::call::tracker::Tracker;
-use crate::config::{AdminConfig, Config, OutboxConfig, SwitchConfig, ZammadConfig};
+use crate::config::{AdminConfig, Config, SwitchConfig, ZammadConfig};
 use crate::cti::client::{Client, ClientError};
 use crate::edge::accept::{Acceptor, ToDrain};
 use crate::edge::admin;
 use crate::edge::backfill::{self, Backfill, BackfillState, Hearing, Noted};
-use crate::edge::claims::{self, Claims, ShareState};
 use crate::edge::clock;
-use crate::edge::control::{self, Live, Outbox};
+use crate::edge::control::{self, Live};
 use crate::edge::drain::{self, Drain, DrainState};
 use crate::edge::history;
 use crate::edge::intake;
 use crate::edge::listener::{self, Ask, Heard, LinkState};
 use crate::edge::ongoing::Ongoing;
-use crate::edge::shipper::{self, Shipper, ShipperState};
 use crate::edge::shown::Shown;
 use crate::edge::source::Source;
 use crate::esl::session::{Fault, Login};
-use crate::outbox;
 use crate::queue::breaker::Link;
 use crate::queue::schedule::Counters;
 use crate::store::{Limits, Store, StoreError};
@@ -118,44 +116,15 @@ impl Daemon {
         let rules = watch::Sender::new(Arc::new(reload::rules(&config)));
         let mut drains = JoinSet::new();
         let mut to_drains = Vec::new();
-        let outbox = outbox(&config)?;
-        let to_ship = outbox.clone().map(|settings| {
-            let (to_ship, accepted) = mpsc::channel(drain::QUEUE);
-            let (state, shown) = watch::channel(ShipperState::default());
-            let beat = pulse.join("shipper");
-            live.outbox = Some(Outbox { node: settings.node.clone(), shipper: shown, shares: vec![] });
-            let shipper = Shipper { store: store.clone(), settings, accepted, state, beat };
-            drains.spawn(shipper.run(post.clone()));
-            to_ship
-        });
+        let fleet = fleet::join(&config, &store, &mut live, &mut drains, &post)?;
         for (zammad, client) in config.zammads.iter().zip(clients) {
             let (to, accepted) = mpsc::channel(drain::QUEUE);
-            let (order, orders) = mpsc::channel(16);
+            let (order, orders) = mpsc::channel(drain::ORDERS);
             let (state, shown) = watch::channel(idle());
             let name = zammad.name.to_string();
-            let (source, to, order) = match (&outbox, &to_ship) {
-                (Some(settings), Some(to_ship)) => {
-                    let (state, shown) = watch::channel(ShareState::default());
-                    live.outbox
-                        .iter_mut()
-                        .for_each(|outbox| outbox.shares.push((name.clone(), shown.clone())));
-                    let claims = Claims {
-                        zammad: name.clone(),
-                        settings: Arc::clone(settings),
-                        accepted: to,
-                        orders: order.clone(),
-                        state,
-                        beat: pulse.join(format!("outbox {name}")),
-                    };
-                    let (share, claiming, recording) = claims.begin(post.clone());
-                    drains.spawn(claiming);
-                    drains.spawn(recording);
-                    // What is said of this node's rows is nothing to the drain.
-                    let (of_rows, given) = mpsc::channel(16);
-                    drains.spawn(shipper::pass_on(given, order, post.clone()));
-                    (Source::Shared(share), to_ship.clone(), of_rows)
-                }
-                (Some(_) | None, _) => (Source::Own(store.clone()), to, order),
+            let (source, to, order) = match &fleet {
+                Some(fleet) => fleet.share(&name, to, order, &mut live, &mut drains, &post),
+                None => (Source::Own(store.clone()), to, order),
             };
             to_drains.push(ToDrain { zammad: name.clone(), accepted: to, orders: order.clone() });
             live.zammads.push((name.clone(), Shown::new(zammad.url.to_string()), shown, order));
@@ -272,23 +241,6 @@ fn joined(name: &str, end: Result<(), tokio::task::JoinError>) {
     if let Err(why) = end {
         error!(name: "task_lost", task = name, reason = %why, "a task was lost");
     }
-}
-
-/// How the shared outbox is reached, if there is one.
-fn outbox(config: &Config) -> Result<Option<Arc<outbox::Settings>>, StoreError> {
-    let Some(OutboxConfig { server, node, lease }) = &config.outbox else { return Ok(None) };
-    let owner = format!("{node}/{}", claims::node_id(&config.state_dir)?);
-    let delivery = &config.delivery;
-    let settings = outbox::Settings {
-        server: server.clone(),
-        node: node.clone(),
-        owner,
-        lease: *lease,
-        // No node brings one that is older than what it keeps for Zammad.
-        delivered_keep: delivery.delivered_keep.max(delivery.max_age),
-        dead_keep: delivery.dead_keep.max(delivery.max_age),
-    };
-    Ok(Some(Arc::new(settings)))
 }
 
 fn clients(config: &Config) -> Result<Vec<Client>, Failure> {

@@ -29,6 +29,8 @@ use crate::time::UnixMillis;
 
 /// Accepted events that may wait between the intake and a drain.
 pub const QUEUE: usize = 1024;
+/// Orders that may wait for a drain.
+pub const ORDERS: usize = 16;
 /// How long a stopping drain waits for the requests that are on their way.
 const FINISH_MAX: Duration = Duration::from_secs(15);
 
