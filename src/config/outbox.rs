@@ -6,9 +6,12 @@ use super::OutboxConfig;
 use super::fault::{Origin, Report};
 use super::measure::{bounded, secret};
 use super::raw::RawOutbox;
+use super::values::is_name;
 use crate::outbox::Server;
 
 const DEFAULT_LEASE_S: u64 = 30;
+/// Longest name of a node.
+const NODE_MAX: usize = 60;
 
 /// `Some(None)` if there is none.
 pub(super) fn outbox(raw: RawOutbox, report: &mut Report) -> Option<Option<OutboxConfig>> {
@@ -26,7 +29,7 @@ pub(super) fn outbox(raw: RawOutbox, report: &mut Report) -> Option<Option<Outbo
     let place = super::raw::Place { key: "outbox".to_owned(), origin: Origin::Nowhere };
     let lease = bounded(raw.lease_s.as_ref(), "outbox.lease_s", 2..=600, DEFAULT_LEASE_S, report);
     let node = match raw.node {
-        Some(given) if is_name(&given.value) => Some(given.value),
+        Some(given) if is_name(&given.value, NODE_MAX) => Some(given.value),
         Some(given) => {
             let what = format!("{:?} is no name for a node", given.value);
             let remedy = "write up to 60 letters, digits, dots and dashes, for example the machine's name";
@@ -60,9 +63,4 @@ pub(super) fn outbox(raw: RawOutbox, report: &mut Report) -> Option<Option<Outbo
         report.warn(&url.origin, "outbox.url", what, remedy);
     }
     Some(Some(OutboxConfig { server, node: node?, lease: Duration::from_secs(lease?) }))
-}
-
-fn is_name(text: &str) -> bool {
-    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-    (1..=60).contains(&text.len()) && text.bytes().all(fits)
 }

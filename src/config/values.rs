@@ -141,9 +141,14 @@ checked_text! {
     LogLevel, log_level
 }
 
-fn name(text: &str) -> Result<String, Unfit> {
+/// Whether it is 1 to `most` letters, digits, dots, dashes and underscores.
+pub(super) fn is_name(text: &str, most: usize) -> bool {
     let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-    if (1..=32).contains(&text.len()) && text.bytes().all(fits) {
+    (1..=most).contains(&text.len()) && text.bytes().all(fits)
+}
+
+fn name(text: &str) -> Result<String, Unfit> {
+    if is_name(text, 32) {
         return Ok(text.to_owned());
     }
     Err(Unfit::new(

@@ -88,9 +88,7 @@ fn program(sheet: &mut Sheet, live: &Live) {
 
 fn switches(sheet: &mut Sheet, live: &Live) {
     let all = live.links();
-    let each = |of: &dyn Fn(&LinkState) -> u64| -> Vec<(Labels, u64)> {
-        all.iter().map(|(name, state)| (vec![("switch", name.clone())], of(state))).collect()
-    };
+    let each = |of: &dyn Fn(&LinkState) -> u64| by_switch(&all, of);
     let up = each(&|state| u64::from(state.listening)).into_iter().map(|(labels, up)| (labels, float(up)));
     sheet.gauge("switch_link_up", "Whether events of the switch come in (1) or not (0)", None, up);
     sheet.count(
@@ -126,13 +124,16 @@ fn switches(sheet: &mut Sheet, live: &Live) {
     );
 }
 
+/// A figure of each switch.
+fn by_switch<S>(all: &[(String, S)], of: impl Fn(&S) -> u64) -> Vec<(Labels, u64)> {
+    all.iter().map(|(name, state)| (vec![("switch", name.clone())], of(state))).collect()
+}
+
 /// Of the switches that have a `cdr_dir`.
 fn backfills(sheet: &mut Sheet, live: &Live) {
     let all = live.backfills.iter().map(|(name, state)| (name.clone(), state.borrow().clone()));
     let all: Vec<(String, BackfillState)> = all.collect();
-    let each = |of: fn(&BackfillState) -> u64| -> Vec<(Labels, u64)> {
-        all.iter().map(|(name, state)| (vec![("switch", name.clone())], of(state))).collect()
-    };
+    let each = |of: fn(&BackfillState) -> u64| by_switch(&all, of);
     sheet.count("backfill_gaps", "Times without a listener that were told to their end", each(|b| b.gaps));
     sheet.count("backfill_records", "Call detail records that were read", each(|b| b.files));
     sheet.count(
