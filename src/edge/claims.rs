@@ -5,17 +5,22 @@
 //! the server would give the call to another. What it could not record by then it remembers, should it get the call
 //! again; should another, that one sends what was sent already, under the same rules as after a restart.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod recorder;
+mod table;
+
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+
+use recorder::Recorder;
+use table::{Table, lock};
 
 use super::accept::Accepted;
 use super::clock;
@@ -24,16 +29,12 @@ use super::pulse::Beat;
 use super::source::Unrecorded;
 use crate::outbox::{Claimed, Link, OutboxError, Settings, Settled, Waiting};
 use crate::queue::backoff::Backoff;
-use crate::store::{Pending, Seq, Settle, StoreError};
+use crate::store::{Seq, Settle, StoreError};
 
 /// Most events that a node has of one Zammad.
 const EVENTS_MAX: usize = 2_000;
 /// Most calls that are claimed at once.
 const CLAIM_MAX: usize = 200;
-/// Most outcomes that are recorded at once.
-const SETTLE_MAX: usize = 256;
-/// Outcomes that could not be recorded in time, and are remembered.
-const UNRECORDED_MAX: usize = 10_000;
 /// How often it is looked for what nobody told of.
 const LOOK: Duration = Duration::from_secs(2);
 /// How often what is over for long is deleted.
@@ -66,29 +67,6 @@ struct Job {
     answer: oneshot::Sender<Result<(), Unrecorded>>,
 }
 
-/// What this node has.
-#[derive(Default)]
-struct Table {
-    /// The last position given out: they are this process's own.
-    last: u64,
-    events: BTreeMap<u64, Held>,
-    lines: HashMap<String, Line>,
-    /// Until when all of it may be worked on.
-    until: Option<Instant>,
-    /// What became of events whose call was lost meanwhile.
-    unrecorded: BTreeMap<String, Settled>,
-}
-
-struct Held {
-    id: String,
-    call_id: String,
-}
-
-struct Line {
-    fence: i64,
-    events: BTreeSet<u64>,
-}
-
 impl Share {
     /// Whether an event is this node's to send, for as long as a request may take to begin.
     #[must_use]
@@ -117,95 +95,6 @@ impl Share {
     }
 }
 
-impl Table {
-    fn holds(&self, seq: u64, now: Instant) -> bool {
-        self.until.is_some_and(|until| now < until) && self.events.contains_key(&seq)
-    }
-
-    /// Takes a line's new events in; what became of one before is recorded instead.
-    fn take(&mut self, pending: Vec<Pending>) -> (Vec<Accepted>, Vec<Settle>) {
-        let (mut new, mut over) = (Vec::new(), Vec::new());
-        for event in pending {
-            let Some(line) = self.lines.get_mut(event.event.call_id.as_str()) else { continue };
-            self.last += 1;
-            let seq = self.last;
-            line.events.insert(seq);
-            let call_id = event.event.call_id.to_string();
-            self.events.insert(seq, Held { id: event.id.clone(), call_id });
-            match self.unrecorded.remove(&event.id) {
-                Some(Settled::Delivered { at, note }) => {
-                    over.push(Settle::Delivered { seq: Seq(seq), at, note })
-                }
-                Some(Settled::Dead { at, story }) => over.push(Settle::Dead { seq: Seq(seq), at, story }),
-                Some(Settled::Attempt { .. } | Settled::Unattempted | Settled::Missing) | None => {
-                    new.push((Seq(seq), event));
-                }
-            }
-        }
-        (new, over)
-    }
-
-    /// Lets go of a line; its events.
-    fn lose(&mut self, call_id: &str) -> Vec<Seq> {
-        let events = self.lines.remove(call_id).map(|line| line.events).unwrap_or_default();
-        for seq in &events {
-            self.events.remove(seq);
-        }
-        events.into_iter().map(Seq).collect()
-    }
-
-    /// The event is over. Its line stays until the server says that nobody has it.
-    fn end(&mut self, seq: u64) {
-        let Some(held) = self.events.remove(&seq) else { return };
-        if let Some(line) = self.lines.get_mut(&held.call_id) {
-            line.events.remove(&seq);
-        }
-    }
-
-    /// What was renewed is ours until `until`; the events of the others.
-    fn compare(&mut self, kept: Vec<Claimed>, until: Instant) -> Vec<Seq> {
-        let kept: HashMap<String, i64> = kept.into_iter().map(|line| (line.call_id, line.fence)).collect();
-        let lost = self.lines.iter().filter(|(call, line)| kept.get(*call) != Some(&line.fence));
-        let lost: Vec<String> = lost.map(|(call, _)| call.clone()).collect();
-        let events = lost.iter().flat_map(|call| self.lose(call)).collect();
-        for (call, fence) in kept {
-            self.lines.entry(call).or_insert(Line { fence, events: BTreeSet::new() });
-        }
-        self.until = Some(until);
-        events
-    }
-
-    /// These are ours anew; the events of those that were before: the lease was over in between, and what another node may
-    /// have made of them is read anew.
-    fn claim(&mut self, new: &[Claimed]) -> Vec<Seq> {
-        let before = new.iter().flat_map(|line| self.lose(&line.call_id)).collect();
-        let line =
-            |line: &Claimed| (line.call_id.clone(), Line { fence: line.fence, events: BTreeSet::new() });
-        self.lines.extend(new.iter().map(line));
-        before
-    }
-
-    /// Nobody has these any more.
-    fn free(&mut self, lines: Vec<Claimed>) {
-        for freed in lines {
-            // It may have been claimed anew meanwhile.
-            if self.lines.get(&freed.call_id).is_some_and(|line| line.fence == freed.fence) {
-                self.lines.remove(&freed.call_id);
-            }
-        }
-    }
-
-    fn known(&self) -> Vec<String> {
-        self.events.values().map(|held| held.id.clone()).collect()
-    }
-
-    fn remember(&mut self, id: String, settled: Settled) {
-        if self.unrecorded.len() < UNRECORDED_MAX {
-            self.unrecorded.insert(id, settled);
-        }
-    }
-}
-
 /// What tells this node from every other, even from one of its name: made once, and kept beside its store.
 ///
 /// # Errors
@@ -221,10 +110,6 @@ pub fn node_id(state_dir: &Path) -> Result<String, StoreError> {
     let id = format!("{:016x}", fastrand::u64(..));
     std::fs::write(&path, format!("{id}\n")).and_then(|()| File::open(&path)?.sync_all()).map_err(io)?;
     Ok(id)
-}
-
-fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
-    table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The claiming side.
@@ -443,118 +328,5 @@ impl Claims {
             *state = next;
             changed
         });
-    }
-}
-
-/// Records what became of events, in the order in which it was said.
-struct Recorder {
-    zammad: String,
-    link: Link,
-    table: Arc<Mutex<Table>>,
-    room: Arc<Notify>,
-}
-
-impl Recorder {
-    async fn run(mut self, mut jobs: mpsc::UnboundedReceiver<Job>) {
-        while let Some(first) = jobs.recv().await {
-            let mut batch = vec![first];
-            while batch.iter().map(|job| job.settles.len()).sum::<usize>() < SETTLE_MAX
-                && let Ok(next) = jobs.try_recv()
-            {
-                batch.push(next);
-            }
-            let lost = self.record(&batch).await;
-            for job in batch {
-                let any = job.settles.iter().any(|settle| lost.contains(&seq_of(settle).0));
-                // Whoever does not wait for it needs no answer.
-                let _ = job.answer.send(if any { Err(Unrecorded::Lost) } else { Ok(()) });
-            }
-            self.room.notify_one();
-        }
-        // The drain has ended: others need not wait for the lease. If that fails, they do.
-        let _ = self.link.let_go(&self.zammad).await;
-    }
-
-    /// Tries until it is recorded or not ours any more. The positions of which nothing could be recorded.
-    async fn record(&mut self, batch: &[Job]) -> BTreeSet<u64> {
-        let mut failures = 0;
-        let mut lost = BTreeSet::new();
-        let mut left: Vec<(u64, String, Settled)> = Vec::new();
-        for settle in batch.iter().flat_map(|job| &job.settles) {
-            let seq = seq_of(settle).0;
-            let held = lock(&self.table).events.get(&seq).map(|held| held.id.clone());
-            match (held, outcome(settle)) {
-                (Some(id), Some(settled)) => left.push((seq, id, settled)),
-                (None, _) => {
-                    lost.insert(seq);
-                }
-                (Some(_), None) => {}
-            }
-        }
-        loop {
-            let ours: Vec<(Claimed, String, Settled)> = {
-                let mut table = lock(&self.table);
-                let (mine, gone): (Vec<_>, Vec<_>) =
-                    left.into_iter().partition(|(seq, _, _)| table.events.contains_key(seq));
-                left = mine;
-                for (seq, id, settled) in gone {
-                    lost.insert(seq);
-                    table.remember(id, settled);
-                }
-                let claimed = |(seq, id, settled): &(u64, String, Settled)| {
-                    let call_id = table.events[seq].call_id.clone();
-                    let fence = table.lines.get(&call_id).map_or(-1, |line| line.fence);
-                    (Claimed { call_id, fence }, id.clone(), settled.clone())
-                };
-                left.iter().map(claimed).collect()
-            };
-            if ours.is_empty() {
-                return lost;
-            }
-            match self.link.settle(&self.zammad, &ours).await {
-                Ok(recorded) => {
-                    let mut table = lock(&self.table);
-                    table.free(recorded.freed);
-                    for (seq, id, settled) in left {
-                        if recorded.lost.contains(&id) {
-                            lost.insert(seq);
-                            table.remember(id, settled);
-                        } else if matches!(settled, Settled::Delivered { .. } | Settled::Dead { .. }) {
-                            table.end(seq);
-                        }
-                    }
-                    return lost;
-                }
-                Err(_) => {
-                    // The claiming side says why, and lets go of what is ours no more.
-                    failures += 1;
-                    tokio::time::sleep(AGAIN.wait(failures, fastrand::f64())).await;
-                }
-            }
-        }
-    }
-}
-
-fn seq_of(settle: &Settle) -> Seq {
-    match settle {
-        Settle::Delivered { seq, .. }
-        | Settle::Dead { seq, .. }
-        | Settle::Attempt { seq, .. }
-        | Settle::Unattempted { seq }
-        | Settle::Held { seq, .. }
-        | Settle::Missing { seq }
-        | Settle::Removed { seq } => *seq,
-    }
-}
-
-/// What a drain says of an event; it holds and removes none.
-fn outcome(settle: &Settle) -> Option<Settled> {
-    match settle {
-        Settle::Delivered { at, note, .. } => Some(Settled::Delivered { at: *at, note: note.clone() }),
-        Settle::Dead { at, story, .. } => Some(Settled::Dead { at: *at, story: story.clone() }),
-        Settle::Attempt { at, .. } => Some(Settled::Attempt { at: *at }),
-        Settle::Unattempted { .. } => Some(Settled::Unattempted),
-        Settle::Missing { .. } => Some(Settled::Missing),
-        Settle::Held { .. } | Settle::Removed { .. } => None,
     }
 }

@@ -1,0 +1,129 @@
+//! What this node has of the shared outbox: which calls, which of their events, and until when. Pure.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::time::Instant;
+
+use crate::edge::accept::Accepted;
+use crate::outbox::{Claimed, Settled};
+use crate::store::{Pending, Seq, Settle};
+
+/// Outcomes that could not be recorded in time, and are remembered.
+const UNRECORDED_MAX: usize = 10_000;
+
+/// What this node has.
+#[derive(Default)]
+pub(super) struct Table {
+    /// The last position given out: they are this process's own.
+    pub(super) last: u64,
+    pub(super) events: BTreeMap<u64, Held>,
+    pub(super) lines: HashMap<String, Line>,
+    /// Until when all of it may be worked on.
+    pub(super) until: Option<Instant>,
+    /// What became of events whose call was lost meanwhile.
+    pub(super) unrecorded: BTreeMap<String, Settled>,
+}
+
+pub(super) struct Held {
+    pub(super) id: String,
+    pub(super) call_id: String,
+}
+
+pub(super) struct Line {
+    pub(super) fence: i64,
+    pub(super) events: BTreeSet<u64>,
+}
+
+impl Table {
+    pub(super) fn holds(&self, seq: u64, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until) && self.events.contains_key(&seq)
+    }
+
+    /// Takes a line's new events in; what became of one before is recorded instead.
+    pub(super) fn take(&mut self, pending: Vec<Pending>) -> (Vec<Accepted>, Vec<Settle>) {
+        let (mut new, mut over) = (Vec::new(), Vec::new());
+        for event in pending {
+            let Some(line) = self.lines.get_mut(event.event.call_id.as_str()) else { continue };
+            self.last += 1;
+            let seq = self.last;
+            line.events.insert(seq);
+            let call_id = event.event.call_id.to_string();
+            self.events.insert(seq, Held { id: event.id.clone(), call_id });
+            match self.unrecorded.remove(&event.id) {
+                Some(Settled::Delivered { at, note }) => {
+                    over.push(Settle::Delivered { seq: Seq(seq), at, note })
+                }
+                Some(Settled::Dead { at, story }) => over.push(Settle::Dead { seq: Seq(seq), at, story }),
+                Some(Settled::Attempt { .. } | Settled::Unattempted | Settled::Missing) | None => {
+                    new.push((Seq(seq), event));
+                }
+            }
+        }
+        (new, over)
+    }
+
+    /// Lets go of a line; its events.
+    pub(super) fn lose(&mut self, call_id: &str) -> Vec<Seq> {
+        let events = self.lines.remove(call_id).map(|line| line.events).unwrap_or_default();
+        for seq in &events {
+            self.events.remove(seq);
+        }
+        events.into_iter().map(Seq).collect()
+    }
+
+    /// The event is over. Its line stays until the server says that nobody has it.
+    pub(super) fn end(&mut self, seq: u64) {
+        let Some(held) = self.events.remove(&seq) else { return };
+        if let Some(line) = self.lines.get_mut(&held.call_id) {
+            line.events.remove(&seq);
+        }
+    }
+
+    /// What was renewed is ours until `until`; the events of the others.
+    pub(super) fn compare(&mut self, kept: Vec<Claimed>, until: Instant) -> Vec<Seq> {
+        let kept: HashMap<String, i64> = kept.into_iter().map(|line| (line.call_id, line.fence)).collect();
+        let lost = self.lines.iter().filter(|(call, line)| kept.get(*call) != Some(&line.fence));
+        let lost: Vec<String> = lost.map(|(call, _)| call.clone()).collect();
+        let events = lost.iter().flat_map(|call| self.lose(call)).collect();
+        for (call, fence) in kept {
+            self.lines.entry(call).or_insert(Line { fence, events: BTreeSet::new() });
+        }
+        self.until = Some(until);
+        events
+    }
+
+    /// These are ours anew; the events of those that were before: the lease was over in between, and what another node may
+    /// have made of them is read anew.
+    pub(super) fn claim(&mut self, new: &[Claimed]) -> Vec<Seq> {
+        let before = new.iter().flat_map(|line| self.lose(&line.call_id)).collect();
+        let line =
+            |line: &Claimed| (line.call_id.clone(), Line { fence: line.fence, events: BTreeSet::new() });
+        self.lines.extend(new.iter().map(line));
+        before
+    }
+
+    /// Nobody has these any more.
+    pub(super) fn free(&mut self, lines: Vec<Claimed>) {
+        for freed in lines {
+            // It may have been claimed anew meanwhile.
+            if self.lines.get(&freed.call_id).is_some_and(|line| line.fence == freed.fence) {
+                self.lines.remove(&freed.call_id);
+            }
+        }
+    }
+
+    pub(super) fn known(&self) -> Vec<String> {
+        self.events.values().map(|held| held.id.clone()).collect()
+    }
+
+    pub(super) fn remember(&mut self, id: String, settled: Settled) {
+        if self.unrecorded.len() < UNRECORDED_MAX {
+            self.unrecorded.insert(id, settled);
+        }
+    }
+}
+
+pub(super) fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
+}
