@@ -82,6 +82,14 @@ async fn a_call_is_one_nodes_until_its_lease_is_over_and_then_anothers() {
     }
     assert_eq!(a.renew("main").await, Ok(vec![]));
     assert_eq!(events(&mut b, &by_b).await, whole[1..]);
+    // Nor what it said before, once it has the call again.
+    lapse(&db).await;
+    let again = a.claim("main", &[], 10).await.unwrap();
+    assert_eq!(again, [Claimed { call_id: "c1".into(), fence: 3 }]);
+    let said = [(by_a[0].clone(), whole[1].id.clone(), late.clone())];
+    assert_eq!(a.settle("main", &said).await.unwrap().lost, [whole[1].id.clone()]);
+    let said = [(again[0].clone(), whole[1].id.clone(), late)];
+    assert_eq!(a.settle("main", &said).await.unwrap().lost, Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -127,3 +127,72 @@ impl Table {
 pub(super) fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cti::event::{CallId, Direction, Event, What};
+    use crate::time::UnixMillis;
+
+    #[test]
+    fn what_is_claimed_may_be_sent_until_the_lease_is_over_and_is_read_anew_when_it_is_claimed_again() {
+        let now = crate::edge::clock::monotonic();
+        let (soon, later) = (now + Duration::from_secs(1), now + Duration::from_secs(9));
+        let mut table = Table { until: Some(soon), ..Table::default() };
+        assert_eq!(table.claim(&[line(1)]), []);
+        let (new, over) = table.take(vec![newcall()]);
+        assert_eq!((new.len(), over.len(), table.known().len()), (1, 0, 1));
+        let first = new[0].0;
+        assert!(table.holds(first.0, now) && !table.holds(first.0, soon) && !table.holds(first.0 + 1, now));
+
+        // Renewed, it goes on as it was.
+        assert_eq!(table.compare(vec![line(1)], later), []);
+        assert!(table.holds(first.0, soon));
+        // Claimed anew, whatever was known of it is not.
+        assert_eq!(table.claim(&[line(2)]), [first]);
+        assert!(table.known().is_empty() && !table.holds(first.0, now));
+        let second = table.take(vec![newcall()]).0[0].0;
+        assert_ne!(first, second);
+        // Another has it.
+        assert_eq!(table.compare(vec![], later), [second]);
+        assert!(table.take(vec![newcall()]).0.is_empty());
+    }
+
+    #[test]
+    fn what_could_not_be_recorded_in_time_is_recorded_when_the_call_comes_back_and_not_sent_again() {
+        let mut table = Table::default();
+        table.remember(newcall().id, Settled::Delivered { at: UnixMillis(7), note: None });
+        table.claim(&[line(1)]);
+        let (new, over) = table.take(vec![newcall()]);
+        assert!(
+            new.is_empty() && matches!(over[..], [Settle::Delivered { at: UnixMillis(7), .. }]),
+            "{over:?}"
+        );
+    }
+
+    fn line(fence: i64) -> Claimed {
+        Claimed { call_id: "c".into(), fence }
+    }
+
+    fn newcall() -> Pending {
+        Pending {
+            id: "c/newCall".into(),
+            zammad: "main".into(),
+            switch: "pbx".into(),
+            event: Event {
+                call_id: CallId::new("c"),
+                direction: Direction::In,
+                from: "1".into(),
+                to: "2".into(),
+                what: What::NewCall { user: None, queue: None },
+            },
+            happened: UnixMillis(1),
+            answered: false,
+            attempt: None,
+            held: false,
+            restored: false,
+        }
+    }
+}
