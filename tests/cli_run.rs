@@ -143,6 +143,27 @@ async fn a_locked_store_a_newer_format_and_a_bad_directory_are_each_one_sentence
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_without_ca_certificates_speaks_http_and_is_told_what_https_wants() {
+    let road = road(switch());
+    let (url, address) = (road.zammad.url(), road.switch.addr().to_string());
+    let nowhere = road.dir.path().join("no-certificates");
+    let nowhere = nowhere.to_str().unwrap();
+    let bare = [("SSL_CERT_FILE", nowhere), ("SSL_CERT_DIR", nowhere)];
+    let mut program =
+        Program::start(&[&["run"], &flags(&url, &address, road.dir.path())[..]].concat(), &bare);
+    program.wait_for("listening to the switch");
+    let bytes = common::recording("captures", "in_caller_cancels");
+    road.play(&renamed(&road.switch, &bytes, "bare")).await;
+    road.all_ended(1).await;
+    program.signal("TERM");
+    assert_eq!(program.end().code, Some(0));
+
+    let url = format!("https://zammad.example.test/api/v1/cti/{TOKEN}");
+    let args = [&["run"], &flags(&url, &address, road.dir.path())[..]].concat();
+    refused(&Program::start(&args, &bare).end(), 78, &["CA certificates", "ca-certificates", "ca_file"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_malformed_configuration_is_told_without_its_secrets() {
     let dir = tempfile::tempdir().unwrap();
     let whole = format!("https://zammad.example.test/api/v1/cti/{TOKEN}");

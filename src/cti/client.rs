@@ -58,6 +58,11 @@ pub enum ClientError {
     /// No certificate, or a malformed one, where a CA's should be.
     #[error("the CA file holds no certificate that can be used: {0}; name a PEM file with ca_file")]
     Ca(String),
+    /// A server's certificate cannot be checked: no authority is known whose certificates could be trusted.
+    #[error(
+        "the system has no CA certificates ({0}): install them (Debian: apt install ca-certificates), or name Zammad's own CA with ca_file"
+    )]
+    NoRoots(String),
     /// reqwest refuses the settings.
     #[error("the HTTP client cannot be set up: {0}")]
     Setup(String),
@@ -77,14 +82,23 @@ impl Client {
         // Fails only if it was installed before, which is what we want.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let url = reqwest::Url::parse(url).map_err(|why| ClientError::Setup(why.to_string()))?;
-        let builder = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(timeout)
-            .timeout(timeout)
-            .pool_idle_timeout(IDLE_MAX)
-            .user_agent(concat!("freeswitch-zammad/", env!("CARGO_PKG_VERSION")));
+        let plain = || {
+            reqwest::Client::builder()
+                .redirect(reqwest::redirect::Policy::none())
+                .connect_timeout(timeout)
+                .timeout(timeout)
+                .pool_idle_timeout(IDLE_MAX)
+                .user_agent(concat!("freeswitch-zammad/", env!("CARGO_PKG_VERSION")))
+        };
+        let setup = |why: reqwest::Error| ClientError::Setup(deepest(&why));
+        let builder = plain();
         let builder = match tls {
-            Tls::System => builder,
+            // reqwest reads the system's roots even for what it never encrypts, and makes no client without any.
+            Tls::System => match (builder.build(), url.scheme()) {
+                (Ok(http), _) => return Ok(Self { http, url, rest_token: None }),
+                (Err(_), "http") => plain().tls_certs_only([]),
+                (Err(why), _) => return Err(ClientError::NoRoots(deepest(&why))),
+            },
             Tls::AcceptAnything => builder.tls_danger_accept_invalid_certs(true),
             Tls::Ca(pem) => {
                 let roots = reqwest::Certificate::from_pem_bundle(pem.as_bytes())
@@ -97,7 +111,7 @@ impl Client {
                 builder.tls_certs_merge(roots)
             }
         };
-        let http = builder.build().map_err(|why| ClientError::Setup(deepest(&why)))?;
+        let http = builder.build().map_err(setup)?;
         Ok(Self { http, url, rest_token: None })
     }
 
