@@ -4,6 +4,8 @@
 
 mod common;
 mod disk;
+#[path = "common/pending.rs"]
+mod pending;
 #[path = "common/program.rs"]
 mod program;
 #[path = "common/road.rs"]
@@ -13,8 +15,12 @@ use std::path::Path;
 use std::process::Command;
 
 use disk::Faults;
+use freeswitch_zammad::daemon::limits;
+use freeswitch_zammad::edge::clock;
+use freeswitch_zammad::edge::drain::UNRECORDED_MAX;
 use freeswitch_zammad::sim::recording::Recording;
 use freeswitch_zammad::sim::zammad::{self, Fault};
+use freeswitch_zammad::store::{Accepting, Pending, Store};
 use program::{PASSWORD, Program, TOKEN, flags, run};
 use road::{Road, differences, renamed, rows_of, until};
 use serde_json::Value;
@@ -117,6 +123,41 @@ async fn a_slow_disk_is_slow_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn posts_do_not_run_ahead_of_what_the_disk_takes() {
+    const WAITING: usize = 2 * UNRECORDED_MAX;
+    let site = Site::new();
+    let store = Store::open(Path::new(site.dir()), limits(&site.road.config())).unwrap();
+    let begun = |n| Pending { happened: clock::now(), ..pending::new_call(&format!("call-{n}")) };
+    store.accept(Accepting { events: (0..WAITING).map(begun).collect(), state: vec![] }).await.unwrap();
+    store.close().await.unwrap();
+
+    // At no pace: what waits for nothing is on its way.
+    let paceless = site.road.dir.path().join("paceless.toml");
+    std::fs::write(&paceless, "[delivery]\nbacklog_per_s = 10000\n").unwrap();
+    let program = site.start_with(&["--config", paceless.to_str().unwrap()]);
+    until("posting begins", || !site.road.zammad.requests().is_empty()).await;
+    site.faults.set("enospc");
+    // What Zammad has and is not recorded it would be sent again after a crash.
+    let mut unrecorded = 0;
+    until("it posts no more", || {
+        let status = site.status();
+        let figure = |figure: &Value| usize::try_from(figure.as_u64().unwrap()).unwrap();
+        let recorded = WAITING - figure(&status["queue"]["waiting"]);
+        unrecorded = figure(&status["zammads"][0]["delivered"]) - recorded;
+        unrecorded >= UNRECORDED_MAX && status["zammads"][0]["in_flight"] == 0
+    })
+    .await;
+    // Sixteen may be on their way at a time; what becomes of those is to be recorded all the same.
+    assert!((UNRECORDED_MAX..=UNRECORDED_MAX + 2 * 16).contains(&unrecorded), "{unrecorded}");
+
+    site.faults.clear();
+    until("Zammad has all", || site.road.zammad.requests().len() == WAITING).await;
+    program.signal("TERM");
+    assert_eq!(program.end().code, Some(0));
+    assert_eq!(site.road.zammad.requests().len(), WAITING);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_failed_sync_may_have_lost_is_written_anew_at_the_next_start() {
     for fault in ["eio-sync", "eio-write"] {
         let site = Site::new();
@@ -184,6 +225,10 @@ impl Site {
     }
 
     fn start(&self) -> Program {
+        self.start_with(&[])
+    }
+
+    fn start_with(&self, more: &[&str]) -> Program {
         let mut command = Command::new("true");
         self.faults.preload(&mut command, self.road.dir.path());
         let text = |os: &std::ffi::OsStr| os.to_str().unwrap().to_owned();
@@ -193,7 +238,7 @@ impl Site {
             environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let (url, address) = (self.road.zammad.url(), self.road.switch.addr().to_string());
         let args = flags(&url, &address, Path::new(self.dir()));
-        Program::start(&[&["run"], &args[..]].concat(), &environment)
+        Program::start(&[&["run"], &args[..], more].concat(), &environment)
     }
 
     fn status(&self) -> Value {

@@ -31,6 +31,9 @@ use crate::time::UnixMillis;
 pub const QUEUE: usize = 1024;
 /// Orders that may wait for a drain.
 pub const ORDERS: usize = 16;
+/// Most events whose fate is not recorded yet: so many are posted again after a crash. Posts do not run further ahead of
+/// a slow disk, and memory stays bounded.
+pub const UNRECORDED_MAX: usize = 1024;
 /// How long a stopping drain waits for the requests that are on their way.
 const FINISH_MAX: Duration = Duration::from_secs(15);
 
@@ -118,12 +121,27 @@ enum Finished {
     Looked(u64, Looked),
     Probed(Outcome),
     Loaded(Result<(Vec<Item>, u64, bool), StoreError>),
-    /// Recorded, or not.
-    Settled(Result<(), Unrecorded>),
+    /// What became of so many events is recorded, or not.
+    Settled(usize, Result<(), Unrecorded>),
     /// The attempt could not be recorded, so nothing was sent.
     NotGuarded(u64, StoreError),
     /// It is another node's to send, or may be, so nothing was sent.
     NotOurs(u64),
+}
+
+/// What is under way.
+#[derive(Default)]
+struct Jobs {
+    set: JoinSet<Finished>,
+    /// Events whose fate is being recorded.
+    unrecorded: usize,
+}
+
+impl Jobs {
+    /// Whether what comes next may be begun.
+    const fn have_room(&self) -> bool {
+        self.unrecorded < UNRECORDED_MAX
+    }
 }
 
 impl Drain {
@@ -140,16 +158,16 @@ impl Drain {
                 warn!(name: "pause_unreadable", zammad = self.name, reason = %why, "whether it is paused cannot be read; it is not")
             }
         }
-        let mut jobs = JoinSet::new();
+        let mut jobs = Jobs::default();
         let mut open = true;
         while open {
             self.beat.moved();
             self.act(&mut schedule, &mut jobs);
-            let due = schedule.poll_timeout();
+            let due = if jobs.have_room() { schedule.poll_timeout() } else { None };
             let woken = tokio::select! {
                 biased;
                 () = stop.cancelled() => Woken::Stop,
-                finished = jobs.join_next(), if !jobs.is_empty() => Woken::Finished(finished),
+                finished = jobs.set.join_next(), if !jobs.set.is_empty() => Woken::Finished(finished),
                 order = self.orders.recv() => Woken::Order(order),
                 accepted = self.accepted.recv() => Woken::Accepted(accepted),
                 () = clock::wait_until(due) => Woken::Due,
@@ -159,7 +177,7 @@ impl Drain {
             match woken {
                 Woken::Accepted(Some((seq, pending))) => schedule.handle_accepted(item(seq, pending), now),
                 Woken::Order(Some(order)) => self.obey(&mut schedule, order, now),
-                Woken::Finished(Some(Ok(finished))) => self.finished(&mut schedule, finished, now),
+                Woken::Finished(Some(Ok(finished))) => self.finished(&mut schedule, &mut jobs, finished, now),
                 Woken::Finished(Some(Err(why))) => {
                     error!(name: "job_lost", zammad = self.name, reason = %why, "a job was lost")
                 }
@@ -201,11 +219,13 @@ impl Drain {
         }
     }
 
-    fn act(&self, schedule: &mut Schedule, jobs: &mut JoinSet<Finished>) {
+    fn act(&self, schedule: &mut Schedule, jobs: &mut Jobs) {
         let mut settles = Vec::new();
         let now = clock::now();
-        while let Some(output) = schedule.poll_output(now) {
-            self.perform(output, &mut settles, jobs, now);
+        while jobs.have_room()
+            && let Some(output) = schedule.poll_output(now)
+        {
+            self.perform(output, &mut settles, &mut jobs.set, now);
         }
         self.write(settles, jobs);
         self.state.send_if_modified(|state| {
@@ -357,13 +377,15 @@ impl Drain {
         }
     }
 
-    fn write(&self, settles: Vec<Settle>, jobs: &mut JoinSet<Finished>) {
+    fn write(&self, settles: Vec<Settle>, jobs: &mut Jobs) {
         if !settles.is_empty() {
+            let events = settles.len();
+            jobs.unrecorded += events;
             let recorded = self.source.settle(settles);
-            let mut writing = Box::pin(async move { Finished::Settled(recorded.await) });
+            let mut writing = Box::pin(async move { Finished::Settled(events, recorded.await) });
             // Begun here and now, so that the store hears of everything in this order.
             let done = writing.as_mut().now_or_never();
-            jobs.spawn(async move {
+            jobs.set.spawn(async move {
                 match done {
                     Some(done) => done,
                     None => writing.await,
@@ -372,7 +394,7 @@ impl Drain {
         }
     }
 
-    fn finished(&self, schedule: &mut Schedule, finished: Finished, now: UnixMillis) {
+    fn finished(&self, schedule: &mut Schedule, jobs: &mut Jobs, finished: Finished, now: UnixMillis) {
         match finished {
             Finished::Posted(seq, outcome) => schedule.handle_outcome(seq, &outcome, now),
             Finished::Looked(seq, looked) => schedule.handle_looked(seq, looked, now),
@@ -382,9 +404,11 @@ impl Drain {
                 error!(name: "queue_unreadable", zammad = self.name, reason = %why, "the queue cannot be read");
                 schedule.handle_unreadable(now);
             }
-            Finished::Settled(Ok(())) => {}
-            Finished::Settled(Err(why)) => {
-                error!(name: "delivery_unrecorded", zammad = self.name, reason = %why, "a delivery could not be recorded; it may be repeated");
+            Finished::Settled(events, recorded) => {
+                jobs.unrecorded -= events;
+                if let Err(why) = recorded {
+                    error!(name: "delivery_unrecorded", zammad = self.name, reason = %why, "a delivery could not be recorded; it may be repeated");
+                }
             }
             Finished::NotOurs(seq) => {
                 schedule.handle_not_ours(seq, now);
@@ -402,12 +426,12 @@ impl Drain {
     }
 
     /// Waits for what is on its way, and records it.
-    async fn finish(&self, schedule: &mut Schedule, jobs: &mut JoinSet<Finished>) {
+    async fn finish(&self, schedule: &mut Schedule, jobs: &mut Jobs) {
         schedule.set_paused(true);
         let all = async {
-            while let Some(finished) = jobs.join_next().await {
+            while let Some(finished) = jobs.set.join_next().await {
                 if let Ok(finished) = finished {
-                    self.finished(schedule, finished, clock::now());
+                    self.finished(schedule, jobs, finished, clock::now());
                 }
                 self.act(schedule, jobs);
             }
