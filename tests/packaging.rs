@@ -1,5 +1,5 @@
 //! What the package says it brings is there, and the scripts that make packages are those that the page on them names.
-//! Whether a package installs is tried by `packaging/deb/try`, by hand.
+//! Whether a package installs is tried by `.ci/run`, with `packaging/deb/try`.
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 use std::collections::BTreeSet;
