@@ -1,13 +1,11 @@
 //! Our dependencies are what `deny.toml` allows: from crates.io, under these licences, no two versions of one without
-//! a reason, and no exception for what is there no more. Reads the lock file and cargo's own metadata, offline; the
+//! a reason, and no exception for what is there no more. Reads the lock file and cargo's own tree, offline; the
 //! advisories need the network and `cargo deny check advisories`.
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
-
-use serde_json::Value;
 
 const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
@@ -42,13 +40,12 @@ fn all_licences_are_allowed_and_all_that_are_allowed_are_needed() {
     let allowed: BTreeSet<&str> =
         deny["licenses"]["allow"].as_array().unwrap().iter().map(|l| l.as_str().unwrap()).collect();
     let built = built();
-    let licence = |package: &Value| package["license"].as_str().unwrap_or_default().to_owned();
     for package in &built {
-        assert!(permitted(&licence(package), &allowed), "{}: {:?}", package["name"], licence(package));
+        assert!(permitted(&package.licence, &allowed), "{}: {:?}", package.name, package.licence);
     }
     for one in &allowed {
         let rest = allowed.iter().copied().filter(|l| l != one).collect();
-        assert!(built.iter().any(|p| !permitted(&licence(p), &rest)), "{one} is allowed and not needed");
+        assert!(built.iter().any(|p| !permitted(&p.licence, &rest)), "{one} is allowed and not needed");
     }
 }
 
@@ -56,8 +53,7 @@ fn all_licences_are_allowed_and_all_that_are_allowed_are_needed() {
 fn two_versions_of_one_crate_have_a_reason() {
     let mut versions: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for package in built() {
-        let text = |key: &str| package[key].as_str().unwrap().to_owned();
-        versions.entry(text("name")).or_default().insert(text("version"));
+        versions.entry(package.name).or_default().insert(package.version);
     }
     let twice: BTreeSet<&str> =
         versions.iter().filter(|(_, all)| all.len() > 1).map(|(name, _)| name.as_str()).collect();
@@ -141,18 +137,48 @@ fn locked() -> Vec<toml::Value> {
     packages
 }
 
-/// Every package that is built here, also for tests.
-fn built() -> Vec<Value> {
+/// A package that is built here.
+struct Built {
+    name: String,
+    version: String,
+    licence: String,
+}
+
+/// Every package that is built here, also for tests. As `cargo tree` has it: `cargo metadata` also names what others
+/// would get with more features.
+fn built() -> Vec<Built> {
     let libc = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
     let out = Command::new(env!("CARGO"))
-        .args(["metadata", "--locked", "--offline", "--format-version", "1"])
-        .args(["--filter-platform", &format!("{}-unknown-linux-{libc}", std::env::consts::ARCH)])
+        .args([
+            "tree",
+            "--locked",
+            "--offline",
+            "--edges",
+            "normal,build,dev",
+            "--prefix",
+            "none",
+            "--no-dedupe",
+        ])
+        .args([
+            "--format",
+            "{p}|{l}",
+            "--target",
+            &format!("{}-unknown-linux-{libc}", std::env::consts::ARCH),
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let metadata: Value = serde_json::from_slice(&out.stdout).unwrap();
-    let packages = metadata["packages"].as_array().unwrap().clone();
-    assert!(packages.len() > 100);
-    packages
+    let lines: BTreeSet<&str> = std::str::from_utf8(&out.stdout).unwrap().lines().collect();
+    assert!(lines.len() > 100);
+    lines.into_iter().map(read_built).collect()
+}
+
+/// A line such as `syn v2.0.119|MIT OR Apache-2.0`, or `serde_derive v1.0.229 (proc-macro)|…`.
+fn read_built(line: &str) -> Built {
+    let (package, licence) = line.split_once('|').unwrap();
+    let mut words = package.split(' ');
+    let (name, version) = (words.next().unwrap(), words.next().unwrap());
+    assert!(version.starts_with('v'), "{line}");
+    Built { name: name.to_owned(), version: version.to_owned(), licence: licence.to_owned() }
 }
