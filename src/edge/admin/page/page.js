@@ -199,7 +199,8 @@ function road(all, now) {
   });
   const { queue, calls: figures } = all;
   write($("waiting"), number(queue.waiting));
-  const oldest = queue.oldest_age_s === null ? "nothing waits" : `the oldest for ${span(queue.oldest_age_s * 1000)}`;
+  const age = queue.oldest_age_s;
+  const oldest = age === null ? "nothing waits" : age === 0 ? "the oldest just came" : `the oldest for ${span(age * 1000)}`;
   write($("queue-detail"), [oldest, queue.disk_bytes ? `${bytes(queue.disk_bytes)} on disk` : null].filter(Boolean).join(" · "));
   const faults = [
     queue.disk_refuses ? ["bad", "The disk refuses", queue.disk_refuses] : null,
