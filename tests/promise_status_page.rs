@@ -9,6 +9,7 @@ mod road;
 #[path = "common/web.rs"]
 mod web;
 
+use std::fs::{self, DirEntry};
 use std::path::Path;
 use std::time::Duration;
 
@@ -51,7 +52,8 @@ mod invariants {
         assert_eq!(masked["dead_letters"].as_array().unwrap().len(), 1);
         assert_eq!(masked["masked"], true);
 
-        for path in ["/", "/page.js", "/page.css", "/api/status", "/metrics", "/livez", "/readyz"] {
+        for path in files().iter().map(String::as_str).chain(["/api/status", "/metrics", "/livez", "/readyz"])
+        {
             let reply = web.get(path).await;
             assert_eq!(reply.status, 200, "{path}: {}", reply.body);
             none_of(&NUMBERS, &reply.body);
@@ -221,7 +223,7 @@ mod invariants {
     async fn every_answer_keeps_other_sites_out() {
         let web = Web::start("", "").await;
         for path in
-            ["/", "/page.js", "/page.css", "/icon.svg", "/metrics", "/api/status", "/livez", "/nothing"]
+            files().iter().map(String::as_str).chain(["/metrics", "/api/status", "/livez", "/nothing"])
         {
             let reply = web.get(path).await;
             assert_eq!(reply.status, if path == "/nothing" { 404 } else { 200 });
@@ -368,6 +370,18 @@ mod known_errors {
             assert!(said.contains(fault) && said.is_empty() == fault.is_empty(), "{admin}: {said}");
         }
     }
+}
+
+/// Where each file of the page is to be had.
+fn files() -> Vec<String> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/edge/admin/page");
+    let name = |file: std::io::Result<DirEntry>| file.unwrap().file_name().into_string().unwrap();
+    let paths: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|file| format!("/{}", name(file).replace("index.html", "")))
+        .collect();
+    assert!(paths.len() > 3);
+    paths
 }
 
 fn none_of(numbers: &[&str], text: &str) {

@@ -1,7 +1,7 @@
 // Looks at the status page as a person would. tests/page_in_chromium.rs starts this, and does what it asks for:
 // a line "want WORD" on standard output is answered by a line on standard input once it is done.
-// SHOTS: where screenshots go, if anywhere. PAGE_FILES: a folder whose page.css and page.js are used instead (to try).
-import { readFileSync } from "node:fs";
+// SHOTS: where screenshots go, if anywhere. PAGE_FILES: a folder like src/edge/admin/page, used instead (to try).
+import { readFileSync, readdirSync } from "node:fs";
 import { createInterface } from "node:readline";
 import assert from "node:assert/strict";
 import { chromium } from "playwright-core";
@@ -31,9 +31,11 @@ async function open(options, path = url) {
   page.on("pageerror", (why) => faults.push(String(why)));
   page.on("request", (request) => { if (new URL(request.url()).host !== new URL(url).host) faults.push(`asks elsewhere: ${request.url()}`); });
   if (PAGE_FILES) {
-    for (const [file, kind] of [["page.css", "text/css"], ["page.js", "text/javascript"], ["index.html", "text/html"]]) {
+    const kinds = { css: "text/css", html: "text/html", js: "text/javascript", svg: "image/svg+xml" };
+    for (const file of readdirSync(PAGE_FILES)) {
       const at = file === "index.html" ? /\/(#.*)?$/ : `**/${file}`;
-      await page.route(at, (route) => route.fulfill({ body: readFileSync(`${PAGE_FILES}/${file}`), contentType: `${kind}; charset=utf-8` }));
+      const contentType = `${kinds[file.split(".").pop()]}; charset=utf-8`;
+      await page.route(at, (route) => route.fulfill({ body: readFileSync(`${PAGE_FILES}/${file}`), contentType }));
     }
   }
   await page.goto(path);

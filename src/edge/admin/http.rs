@@ -34,7 +34,7 @@ const BODY_MAX: usize = 64 * 1024;
 /// How long a request may take, its body included. Streams go on beyond it.
 const REQUEST_MAX: Duration = Duration::from_secs(30);
 
-/// Nothing from anywhere else, no code but our own file, in nobody's frame.
+/// Nothing from anywhere else, no code but our own files, in nobody's frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
 
@@ -60,10 +60,14 @@ pub(super) fn router(store: Store, live: Live, admin: Arc<Admin>) -> Router {
     let site = Site { store, live: Arc::new(live), admin, places: Arc::new(Semaphore::new(VIEWERS_MAX)) };
     let file =
         |kind: &'static str, text: &'static str| get(move || async move { ([(CONTENT_TYPE, kind)], text) });
+    let script = |text| file("text/javascript; charset=utf-8", text);
     Router::new()
         .route("/", file("text/html; charset=utf-8", include_str!("page/index.html")))
         .route("/page.css", file("text/css; charset=utf-8", include_str!("page/page.css")))
-        .route("/page.js", file("text/javascript; charset=utf-8", include_str!("page/page.js")))
+        .route("/page.js", script(include_str!("page/page.js")))
+        .route("/parts.js", script(include_str!("page/parts.js")))
+        .route("/plot.js", script(include_str!("page/plot.js")))
+        .route("/words.js", script(include_str!("page/words.js")))
         .route("/icon.svg", file("image/svg+xml", include_str!("page/icon.svg")))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))

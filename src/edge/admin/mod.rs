@@ -1,7 +1,7 @@
 //! Over HTTP what the control socket answers over Unix: the status page, metrics, health.
 //!
 //! ```text
-//! GET  /                        the page (page.css, page.js, icon.svg: compiled in, nothing from outside)
+//! GET  /                        the page (page.css, icon.svg, page.js and its parts: compiled in, nothing from outside)
 //! GET  /livez, /readyz          whether the loops move; whether every switch is heard
 //! GET  /metrics                 OpenMetrics
 //! GET  /api/status              one snapshot as JSON: see `edge::status`       } numbers masked; with ?reveal=1 and
@@ -22,7 +22,7 @@
 //!   another site could ride on; orders are refused to another origin all the same.
 //! - A name that leads here (DNS rebinding) is no way in: who asks must ask for an address, `localhost`, or the
 //!   configured name.
-//! - The page runs under a policy that loads nothing from anywhere else and runs no code but its own file.
+//! - The page runs under a policy that loads nothing from anywhere else and runs no code but its own files.
 //! - Connections, streams, headers, bodies and waits are bounded. A local user can still take all the places: then the
 //!   page is not to be had, and nothing else suffers.
 //!

@@ -1,9 +1,9 @@
 // The status page: reads snapshots as they come (see src/edge/status.rs for their shape) and shows them.
-// Nothing is written as HTML; every text goes in as text.
-"use strict";
 
-const $ = (id) => document.getElementById(id);
-const SVG = "http://www.w3.org/2000/svg";
+import { $, chip, first, icon, keyed, make, mark, more, pair, row, second, symbol, toggle, write } from "./parts.js";
+import { plot, roundCount, roundSeconds } from "./plot.js";
+import { ago, bytes, clock, count, moment, number, sentence, span, stopwatch, times, told } from "./words.js";
+
 const SESSION = "session";
 /** No word for so long means that the connection is lost: a snapshot comes each second. */
 const SILENCE_MS = 5000;
@@ -39,6 +39,7 @@ async function listen() {
   }
 }
 
+const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 async function read(stream, heard) {
   let silence = setTimeout(() => stream.abort("silence"), SILENCE_MS);
   try {
@@ -324,170 +325,6 @@ function confirmed() {
   });
 }
 
-/* ---- The plots ---- */
-
-function plots(now) {
-  const samples = [...state.samples.values()].sort((a, b) => a[0] - b[0]);
-  const first = samples.length ? samples[0][0] : now;
-  const from = Math.min(first, now - 5 * 60000);
-  const queue = state.last.queue;
-  plot("waiting", samples.map(([at, waiting]) => [at, waiting]), from, now, queue.waiting, { text: number, round: roundCount, most: "most" });
-  plot("oldest", samples.map(([at, , oldest]) => [at, oldest]), from, now, queue.oldest_age_s ?? 0, { text: (s) => (s ? span(s * 1000) : "0 s"), round: roundSeconds, most: "longest" });
-}
-
-function plot(id, points, from, to, last, { text, round, most }) {
-  const svg = $(`plot-${id}`);
-  const width = svg.clientWidth || 480;
-  const height = svg.clientHeight || 176;
-  const [left, right, top, bottom] = [2, 8, 18, 22];
-  const max = round(Math.max(1, last, ...points.map((p) => p[1])));
-  const x = (at) => left + ((Math.min(at, to) - from) / (to - from)) * (width - left - right);
-  const y = (value) => height - bottom - (value / max) * (height - top - bottom);
-  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  const parts = [];
-  for (const value of [0, max / 2, max]) {
-    parts.push(draw("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
-    if (value > 0 && Number.isInteger(value)) parts.push(label(text(value), left, y(value) - 5, "start"));
-  }
-  const every = [60, 120, 300, 600, 1200, 1800].map((s) => s * 1000).find((ms) => (to - from) / ms <= Math.max(2, width / 110)) ?? 3600000;
-  const zone = new Date(to).getTimezoneOffset() * 60000;
-  for (let at = Math.ceil((from - zone) / every) * every + zone; at < to; at += every) {
-    if (x(at) > 18 && x(at) < width - 26) parts.push(label(clock(new Date(at), false), x(at), height - 5, "middle"));
-  }
-  const all = [...points.filter((p) => p[0] < to), [to, last]];
-  const trace = all.map(([at, value], i) => `${i ? "L" : "M"}${x(at).toFixed(1)} ${y(value).toFixed(1)}`).join("");
-  parts.push(draw("path", { class: "area", d: `${trace}L${x(to)} ${y(0)}L${x(all[0][0]).toFixed(1)} ${y(0)}Z` }));
-  parts.push(draw("path", { class: "trace", d: trace }), draw("circle", { class: "now", cx: x(to), cy: y(last), r: 4.5 }));
-  const at = svg.pointed;
-  let read = "";
-  if (at !== undefined && all.length) {
-    const moment = from + ((at - left) / (width - left - right)) * (to - from);
-    const near = all.reduce((a, b) => (Math.abs(b[0] - moment) < Math.abs(a[0] - moment) ? b : a));
-    parts.push(draw("line", { class: "cursor", x1: x(near[0]), x2: x(near[0]), y1: top, y2: height - bottom }));
-    parts.push(draw("circle", { class: "now", cx: x(near[0]), cy: y(near[1]), r: 4.5 }));
-    read = `${text(near[1])} at ${clock(new Date(near[0]))}`;
-  }
-  svg.replaceChildren(...parts);
-  const peak = all.reduce((a, b) => (b[1] > a[1] ? b : a));
-  const peaked = peak[1] > last ? `, ${most} ${text(peak[1])} at ${clock(new Date(peak[0]), false)}` : "";
-  write($(`plot-${id}-said`), read || `now ${text(last)}${peaked}`);
-}
-
-/** The next round number; both it and its half are worth a line. */
-function roundCount(value) {
-  const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 4, 10, 20].map((n) => n * power).find((n) => n >= value && n >= 2);
-}
-
-function roundSeconds(value) {
-  const steps = [2, 4, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 57600, 86400];
-  return steps.find((step) => step >= value) ?? 172800 * Math.ceil(value / 172800);
-}
-
-const draw = (name, attributes) => {
-  const element = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  return element;
-};
-
-const label = (text, x, y, anchor) => {
-  const element = draw("text", { x, y, "text-anchor": anchor });
-  element.textContent = text;
-  return element;
-};
-
-/* ---- Small things ---- */
-
-/** Makes `list` have one child for each item, in this order, and keeps those that it has: focus stays where it is. */
-function keyed(list, items, key, create, update) {
-  const had = new Map([...list.children].map((child) => [child.dataset.key, child]));
-  let at = list.firstElementChild;
-  for (const item of items) {
-    const name = String(key(item));
-    let child = had.get(name);
-    had.delete(name);
-    if (!child) {
-      child = create();
-      child.dataset.key = name;
-    }
-    if (child === at) at = at.nextElementSibling;
-    else list.insertBefore(child, at);
-    update(child, item);
-  }
-  for (const gone of had.values()) gone.remove();
-}
-
-function make(tag, name) {
-  const element = document.createElement(tag);
-  if (name) element.className = name;
-  return element;
-}
-
-function row(cells) {
-  const tr = make("tr", "is-new");
-  for (let i = 0; i < cells; i++) tr.append(make("td", i === cells - 1 ? "right" : ""));
-  return tr;
-}
-
-function symbol(name) {
-  const svg = draw("svg", { "aria-hidden": "true" });
-  svg.append(draw("use", { href: `#i-${name}` }));
-  return svg;
-}
-
-const icon = (svg, name) => svg.firstElementChild.setAttribute("href", `#i-${name}`);
-const write = (element, text) => { if (element.textContent !== text) element.textContent = text; };
-
-function mark(element, kind, text) {
-  element.dataset.state = kind;
-  icon(element.querySelector("svg"), kind);
-  write(element.querySelector("span"), text);
-}
-
-/** Who calls whom, with the direction as an arrow and a word for who does not see it. */
-function pair(cell, { direction, from, to }) {
-  let box = cell.querySelector(".pair");
-  if (!box) {
-    box = make("span", "pair");
-    const arrow = symbol(direction);
-    arrow.removeAttribute("aria-hidden");
-    arrow.setAttribute("role", "img");
-    arrow.setAttribute("aria-label", direction === "in" ? "Inbound" : "Outbound");
-    box.append(arrow, make("b"), make("span", "to"));
-    cell.prepend(box);
-  }
-  write(box.querySelector("b"), from || "unknown");
-  write(box.querySelector(".to"), `to ${to || "unknown"}`);
-}
-
-function first(cell, text) {
-  if (!cell.firstElementChild) cell.append(make("span"));
-  write(cell.firstElementChild, text);
-}
-
-function second(cell, text) {
-  let small = cell.querySelector("small");
-  if (!small && text) cell.append((small = make("small")));
-  if (small) { write(small, text); small.hidden = !text; }
-}
-
-function chip(cell, word) {
-  let span = cell.querySelector(".chip");
-  if (!span) cell.append((span = make("span", "chip")));
-  span.dataset.call = word;
-  write(span, { ringing: "Ringing", dialling: "Dialling", talking: "Talking", mailbox: "At the mailbox" }[word]);
-}
-
-function toggle(name, empty) {
-  $(`${name}-empty`).hidden = !empty;
-  $(name).parentElement.classList.toggle("is-empty", empty);
-}
-
-function more(element, many, text) {
-  element.hidden = many <= 0;
-  write(element, `And ${number(Math.max(many, 0))} ${text}.`);
-}
-
 let toasted;
 function say(text) {
   write($("toast"), text);
@@ -496,45 +333,16 @@ function say(text) {
   toasted = setTimeout(() => { $("toast").hidden = true; }, 6000);
 }
 
-/** What an event told Zammad, in words. */
-function told({ event, direction, what }) {
-  const causes = { normalClearing: "hung up", busy: "busy", cancel: "the caller gave up", noAnswer: "nobody answered", congestion: "could not be connected", notFound: "no such number", forwarded: "forwarded" };
-  if (event === "newCall") return direction === "in" ? `Rings${what ? ` at ${what}` : ""}` : "Is dialled";
-  if (event === "answer") return what ? `Answered by ${what}` : "Answered";
-  return `Over: ${causes[what] ?? what}`;
-}
+/* ---- The plots ---- */
 
-const pause = (ms) => new Promise((done) => setTimeout(done, ms));
-const number = (n) => n.toLocaleString("en");
-const count = (n, one, many = `${one}s`) => `${number(n)} ${n === 1 ? one : many}`;
-const times = (n) => (n === 1 ? "once" : n === 2 ? "twice" : `${number(n)} times`);
-const sentence = (text) => (text ? text[0].toUpperCase() + text.slice(1) : "");
-const two = (n) => String(n).padStart(2, "0");
-const clock = (date, seconds = true) => `${two(date.getHours())}:${two(date.getMinutes())}${seconds ? `:${two(date.getSeconds())}` : ""}`;
-const ago = (at, now) => (now - at < 2000 ? "just now" : `${span(now - at)} ago`);
-const bytes = (n) => (n < 1e6 ? `${Math.round(n / 1e3)} kB` : n < 1e9 ? `${(n / 1e6).toFixed(1)} MB` : `${(n / 1e9).toFixed(1)} GB`);
-
-/** A time of day; with the date if it was another day. */
-function moment(at, now) {
-  const date = new Date(at);
-  const today = new Date(now).toDateString() === date.toDateString();
-  return today ? clock(date) : `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ${clock(date, false)}`;
-}
-
-function span(ms) {
-  const s = Math.max(0, ms) / 1000;
-  if (s < 0.05) return "at once";
-  if (s < 0.95) return `${s.toFixed(1)} s`;
-  if (s < 60) return `${Math.round(s)} s`;
-  if (s < 3600) return `${Math.floor(s / 60)} min`;
-  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
-  return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
-}
-
-function stopwatch(ms) {
-  const s = Math.max(0, Math.floor(ms / 1000));
-  const rest = `${two(Math.floor(s / 60) % 60)}:${two(s % 60)}`;
-  return s < 3600 ? rest : `${Math.floor(s / 3600)}:${rest}`;
+function plots(now) {
+  const samples = [...state.samples.values()].sort((a, b) => a[0] - b[0]);
+  const first = samples.length ? samples[0][0] : now;
+  const from = Math.min(first, now - 5 * 60000);
+  const queue = state.last.queue;
+  const over = (id, points, last, how) => write($(`plot-${id}-said`), plot($(`plot-${id}`), points, from, now, last, how));
+  over("waiting", samples.map(([at, waiting]) => [at, waiting]), queue.waiting, { text: number, round: roundCount, most: "most" });
+  over("oldest", samples.map(([at, , oldest]) => [at, oldest]), queue.oldest_age_s ?? 0, { text: (s) => (s ? span(s * 1000) : "0 s"), round: roundSeconds, most: "longest" });
 }
 
 /* ---- Begin ---- */
