@@ -33,7 +33,7 @@ use crate::edge::source::Source;
 use crate::esl::session::{Fault, Login};
 use crate::queue::breaker::Link;
 use crate::queue::schedule::Counters;
-use crate::store::{Limits, Store, StoreError};
+use crate::store::{Limits, Rest, Store, StoreError};
 
 /// Delivered events that are kept, whatever their age: three days of 10,000 calls. sled's file settles at some 2.5 kB
 /// for each, and its memory follows its file.
@@ -100,8 +100,16 @@ impl Daemon {
     /// # Errors
     /// If the store cannot be opened, or a Zammad's client cannot be made.
     pub async fn start(config: Config) -> Result<Self, Failure> {
+        Self::start_with(config, None).await
+    }
+
+    /// As [`Daemon::start`], on a store that has just been begun anew: what is still to be taken in of the damaged one.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`]'s.
+    pub async fn start_with(config: Config, rest: Option<Rest>) -> Result<Self, Failure> {
         let clients = clients(&config)?;
-        let store = open(&config).await?;
+        let store = open(&config, rest).await?;
         // From here on nobody else can look into the store: so that whoever wants to can ask us.
         let socket = control::listen(&config.state_dir);
         let (hear, post) = (CancellationToken::new(), CancellationToken::new());
@@ -256,9 +264,9 @@ fn client(zammad: &ZammadConfig) -> Result<Client, Failure> {
         .map_err(|why| Failure::Zammad { name: zammad.name.to_string(), why })
 }
 
-async fn open(config: &Config) -> Result<Store, StoreError> {
+async fn open(config: &Config, rest: Option<Rest>) -> Result<Store, StoreError> {
     let (dir, limits) = (config.state_dir.clone(), limits(config));
-    let opened = tokio::task::spawn_blocking(move || Store::open(&dir, limits)).await;
+    let opened = tokio::task::spawn_blocking(move || Store::open_with(&dir, limits, rest)).await;
     opened.unwrap_or(Err(StoreError::Closed))
 }
 

@@ -10,13 +10,13 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::store::program;
-use super::{Common, Failure, runtime};
+use super::{Common, Failure, runtime, say};
 use crate::config::{Config, Needs};
 use crate::daemon::limits;
 use crate::edge::answers;
 use crate::edge::control::{self, Request, Send};
 use crate::edge::heal::{self, Finding};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, TakingIn};
 
 /// How long a store that nobody has open is read before it is opened here.
 const LOOK_FIRST: Duration = Duration::from_millis(200);
@@ -89,6 +89,10 @@ async fn from_store(config: &Config, request: Request) -> Result<Vec<Value>, Fai
     }
     let requests = by_zammad(config, request)?;
     let store = Store::open(dir, limits(config)).map_err(unopened)?;
+    // The figures know of it; whoever looks at the rows, or changes some, is to have all of them.
+    if !requests.iter().all(|request| matches!(request, Request::Status | Request::Snapshot { .. })) {
+        take_in_rest(&store).await;
+    }
     let mut answer = Vec::new();
     for request in requests {
         answer.extend(answers::answer(&store, None, request).await.map_err(Failure::new)?);
@@ -96,6 +100,31 @@ async fn from_store(config: &Config, request: Request) -> Result<Vec<Value>, Fai
     store.close().await.map_err(Failure::new)?;
     leave_to_owner(dir);
     Ok(answer)
+}
+
+/// What a start that was cut short had not taken in of a damaged store.
+pub(super) async fn take_in_rest(store: &Store) {
+    /// So many rows more between two lines.
+    const SAY_EVERY: u64 = 100_000;
+    /// How often it is looked whether the disk takes it.
+    const LOOK_AT_DISK: Duration = Duration::from_secs(1);
+    let mut said = None;
+    let mut told = |rest: &TakingIn| {
+        if said.is_none_or(|said: u64| said.saturating_sub(rest.left) >= SAY_EVERY) {
+            said = Some(rest.left);
+            say(&format!("the last {} of {} rows of a damaged store are taken in …", rest.left, rest.rows));
+        }
+    };
+    loop {
+        tokio::select! {
+            () = store.whole(&mut told) => return,
+            () = tokio::time::sleep(LOOK_AT_DISK) => {}
+        }
+        // Then the answer says so.
+        if store.refused().is_some() {
+            return;
+        }
+    }
 }
 
 /// The running daemon knows its Zammads; the store does not.
@@ -125,7 +154,7 @@ fn unopened(why: StoreError) -> Failure {
 
 /// Files that root made while it looked are given to whose directory it is: the daemon must still be able to write
 /// them. Not root, this cannot be needed and is refused.
-fn leave_to_owner(dir: &Path) {
+pub(super) fn leave_to_owner(dir: &Path) {
     let Ok(owner) = fs::metadata(dir) else { return };
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -11,7 +11,8 @@ use super::store::program;
 use super::{Common, Failure, asked_to_stop, runtime};
 use crate::config::{Config, Needs};
 use crate::daemon::{self, Daemon, STOP_MAX};
-use crate::edge::{heal, log, mask, process, systemd};
+use crate::edge::heal::{self, Health};
+use crate::edge::{log, mask, process, systemd};
 use crate::store::StoreError;
 
 /// How often a store is tried again that its disk does not let us open.
@@ -165,11 +166,13 @@ async fn start(config: Config) -> Result<Daemon, Failure> {
     loop {
         let (program, dir) = (program()?, config.state_dir.clone());
         let progress = |done, of| tracing::info!(name: "salvage_goes_on", done, of, "writing the store anew");
-        let sound =
-            tokio::task::spawn_blocking(move || heal::make_sound(&program, &dir, &mut { progress })).await;
-        let sound = sound.unwrap_or(Err(StoreError::Closed)).map(drop);
-        let started = match sound {
-            Ok(()) => Daemon::start(config.clone()).await,
+        let sound = tokio::task::spawn_blocking(move || {
+            heal::make_sound(&program, &dir, heal::AT_ONCE, &mut { progress })
+        })
+        .await;
+        let started = match sound.unwrap_or(Err(StoreError::Closed)) {
+            Ok(Health::Salvaged { rest, .. }) => Daemon::start_with(config.clone(), rest).await,
+            Ok(Health::Fine(_)) => Daemon::start(config.clone()).await,
             Err(why) => Err(daemon::Failure::Store(why)),
         };
         match started {

@@ -110,6 +110,12 @@ fn lines(all: &Value) -> Vec<String> {
     if let Some(why) = queue["disk_refuses"].as_str() {
         lines.push(format!("  NO ROOM FOR EVENTS: {why}; they are kept in memory and tried again"));
     }
+    if let Some(directory) = queue["taking_in"]["directory"].as_str() {
+        lines.push(format!(
+            "  a damaged store was set aside: {directory}; {} of its {} rows are still to be taken in",
+            queue["taking_in"]["left"], queue["taking_in"]["rows"]
+        ));
+    }
     if let Some(calls) = all["calls"].as_object() {
         lines.push(format!(
             "calls: {} going on, {} events accepted",

@@ -7,9 +7,10 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::ask::question;
-use super::{Common, Failure, print, say};
+use super::ask::{leave_to_owner, question, take_in_rest};
+use super::{Common, Failure, print, runtime, say};
 use crate::config::Needs;
+use crate::daemon::limits;
 use crate::edge::control::Request;
 use crate::edge::heal::{self, Finding, Health};
 use crate::edge::{process, rows};
@@ -94,8 +95,8 @@ fn salvage(common: &Common) -> Result<ExitCode, Failure> {
     let dir = state_dir(common)?;
     say("reading the store …");
     let mut progress = |done, of| say(&format!("{done} of {of} rows written anew …"));
-    match heal::make_sound(&program()?, &dir, &mut progress).map_err(Failure::new)? {
-        Health::Salvaged { why, what } if common.json => {
+    match heal::make_sound(&program()?, &dir, u64::MAX, &mut progress).map_err(Failure::new)? {
+        Health::Salvaged { why, what, rest: _ } if common.json => {
             print(
                 &json!({
                     "damaged": why, "aside": what.aside.display().to_string(), "unreadable": what.unreadable,
@@ -106,7 +107,7 @@ fn salvage(common: &Common) -> Result<ExitCode, Failure> {
             );
             Ok(if what.unreadable.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Health::Salvaged { why, what } => {
+        Health::Salvaged { why, what, rest: _ } => {
             print(&format!("it was damaged: {why}"));
             print(&format!("set aside: {}", what.aside.display()));
             if let Some(why) = what.unreadable {
@@ -121,11 +122,31 @@ fn salvage(common: &Common) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Health::Fine(Some(Finding::Refused { why })) => Err(Failure::new(why)),
+        Health::Fine(Some(Finding::Sound { .. })) if finish(common, &dir)? => {
+            let said = if common.json { r#"{"damaged":null,"finished":true}"# } else { FINISHED };
+            print(said);
+            Ok(ExitCode::SUCCESS)
+        }
         Health::Fine(_) => {
             print(if common.json { r#"{"damaged":null}"# } else { "it is sound; nothing was done" });
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+const FINISHED: &str = "what was left of a damaged store that was set aside is taken in";
+
+/// Takes in what a daemon that was stopped had not yet of a damaged store. Whether there was anything.
+fn finish(common: &Common, dir: &Path) -> Result<bool, Failure> {
+    let config = common.load(Needs::Calls)?.config;
+    runtime()?.block_on(async {
+        let store = store::Store::open(dir, limits(&config)).map_err(Failure::new)?;
+        let there_was = store.taking_in().is_some();
+        take_in_rest(&store).await;
+        store.close().await.map_err(Failure::new)?;
+        leave_to_owner(dir);
+        Ok(there_was)
+    })
 }
 
 /// The rows of a directory that was set aside go the way of an import: what is known already is passed over.

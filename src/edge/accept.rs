@@ -249,9 +249,11 @@ async fn make_room(
     }
 }
 
-/// The oldest positions; a damaged row goes as any other.
+/// The oldest positions; a damaged row goes as any other. What is still to be taken in is older than what is accepted
+/// now, so nothing behind it goes.
 fn oldest(store: &Store, count: usize) -> Result<Vec<Seq>, StoreError> {
     let (mut seqs, mut from) = (Vec::new(), Seq(0));
+    let end = store.first_missing();
     while seqs.len() < count {
         match store.pending_from(from, count - seqs.len()) {
             Ok(rows) if rows.is_empty() => break,
@@ -260,5 +262,6 @@ fn oldest(store: &Store, count: usize) -> Result<Vec<Seq>, StoreError> {
         }
         from = Seq(seqs.last().map_or(0, |last| last.0 + 1));
     }
+    seqs.retain(|seq| end.is_none_or(|end| *seq < end));
     Ok(seqs)
 }

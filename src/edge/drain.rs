@@ -24,7 +24,7 @@ use crate::cti::reply::{Done, Looked, Outcome};
 use crate::queue::breaker::Link;
 use crate::queue::line::Item;
 use crate::queue::schedule::{Counters, Fate, Output, Schedule, Settings};
-use crate::store::{Pending, Seq, Settle, Store, StoreError};
+use crate::store::{Pending, Seq, Settle, Store, StoreError, Stretch};
 use crate::time::UnixMillis;
 
 /// Accepted events that may wait between the intake and a drain.
@@ -454,10 +454,11 @@ fn load(
     };
     let (mut items, mut next) = (Vec::new(), Seq(from));
     while items.len() < limit {
-        let (rows, behind) = source.readable_from(next, limit - items.len(), damaged)?;
+        let Stretch { rows, next: behind, more_to_come } =
+            source.readable_from(next, limit - items.len(), damaged)?;
         next = behind;
         if rows.is_empty() {
-            return Ok((items, next.0, true));
+            return Ok((items, next.0, !more_to_come));
         }
         items.extend(rows.into_iter().filter(|(_, p)| p.zammad == zammad).map(|(seq, p)| item(seq, p)));
     }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
 use super::clock;
-use crate::store::{self, Salvaged, StoreError};
+use crate::store::{self, Counts, Rest, Salvaged, StoreError};
 use crate::time::UnixMillis;
 
 /// How long a child may go without reading or writing a byte, unless it waits for the disk.
@@ -63,7 +63,7 @@ pub enum Finding {
 }
 
 /// What was done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Health {
     /// Nothing had to be done.
     Fine(Option<Finding>),
@@ -73,8 +73,14 @@ pub enum Health {
         why: String,
         /// What became of it.
         what: Salvaged,
+        /// What is still to be taken in, if anything.
+        rest: Option<Rest>,
     },
 }
+
+/// Events that are written anew before the daemon is up: a second's, on a slow machine. The rest is taken in while it
+/// runs.
+pub const AT_ONCE: u64 = 10_000;
 
 /// What the child does: opens the store, reads it for as long as `budget` says, and tells. May never return.
 #[must_use]
@@ -188,14 +194,16 @@ fn fields(stat: &str) -> impl Iterator<Item = &str> {
     stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace()
 }
 
-/// Makes the store in `state_dir` one that opens, if it can be; else opening it tells why not. Blocks; where that takes
-/// longer, `progress` is told how many rows of how many are done.
+/// Makes the store in `state_dir` one that opens, if it can be; else opening it tells why not. Of a damaged one's events
+/// only about `at_once` are written anew here. Blocks; where that takes longer, `progress` is told how many rows of how
+/// many are done.
 ///
 /// # Errors
 /// If a damaged store cannot be set aside.
 pub fn make_sound(
     program: &Path,
     state_dir: &Path,
+    at_once: u64,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Health, StoreError> {
     if !store::exists(state_dir) {
@@ -226,17 +234,25 @@ pub fn make_sound(
                 reason = why,
                 "the store is damaged; it is set aside and begun anew with what can be read"
             );
-            let what = store::salvage(state_dir, clock::now(), progress)?;
+            let (what, rest) = store::begin_anew(state_dir, clock::now(), at_once, progress)?;
             report(&what, began);
-            Ok(Health::Salvaged { why: why.clone(), what })
+            Ok(Health::Salvaged { why: why.clone(), what, rest })
         }
     }
 }
 
 fn report(what: &Salvaged, began: UnixMillis) {
-    let Salvaged { aside, found, counted, unreadable } = what;
+    let Salvaged { aside, found, left, counted, unreadable } = what;
     let took_ms = clock::now().since(began).as_millis();
     let aside = aside.display();
+    if *left != Counts::default() {
+        let left = left.pending + left.dead + left.delivered;
+        warn!(
+            name: "salvage_begun",
+            directory = %aside, left, took_ms,
+            "the damaged store is set aside there; the rest of its rows is taken in while the daemon runs"
+        );
+    }
     match (unreadable, counted) {
         (Some(why), _) => error!(
             name: "salvage_failed",

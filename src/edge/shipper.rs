@@ -14,7 +14,7 @@ use super::drain::Order;
 use super::pulse::Beat;
 use crate::outbox::{Link, OutboxError, Settings};
 use crate::queue::backoff::Backoff;
-use crate::store::{Pending, Seq, Settle, Store, StoreError};
+use crate::store::{Pending, Seq, Settle, Store, StoreError, Stretch};
 use crate::time::UnixMillis;
 
 /// Most events that go at once.
@@ -147,7 +147,8 @@ async fn ship(store: &Store, link: &mut Link, from: Seq) -> Result<Shipped, Fail
         warn!(name: "event_unshippable", seq = seq.0, "an event in the queue is damaged and cannot be shipped");
     };
     let read = tokio::task::spawn_blocking(move || reader.readable_from(from, BATCH, damaged)).await;
-    let (rows, next) = read.unwrap_or(Err(StoreError::Closed))?;
+    // Older events that are still being taken in go before those that are accepted meanwhile.
+    let Stretch { rows, next, more_to_come: _ } = read.unwrap_or(Err(StoreError::Closed))?;
     if rows.is_empty() {
         return Ok(Shipped { new: 0, all: 0, next });
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use futures_util::future::BoxFuture;
 
 use super::claims::Share;
-use crate::store::{Pending, Seq, Settle, Store, StoreError};
+use crate::store::{Seq, Settle, Store, StoreError, Stretch};
 
 /// One or the other; clones are handles to the same.
 #[derive(Clone)]
@@ -76,10 +76,10 @@ impl Source {
         from: Seq,
         limit: usize,
         damaged: impl FnMut(Seq, &StoreError),
-    ) -> Result<(Vec<(Seq, Pending)>, Seq), StoreError> {
+    ) -> Result<Stretch, StoreError> {
         match self {
             Self::Own(store) => store.readable_from(from, limit, damaged),
-            Self::Shared(_) => Ok((Vec::new(), from)),
+            Self::Shared(_) => Ok(Stretch { rows: vec![], next: from, more_to_come: false }),
         }
     }
 }

@@ -4,7 +4,8 @@
 //! { "version": "0.1.0", "running": true,
 //!   "now": "2026-11-25T02:00:00Z", "now_ms": …, "started": "…",            when this was said; when the daemon started
 //!   "queue": { "waiting": 3, "oldest_age_s": 12 | null, "dead": 0, "delivered_kept": 40,
-//!              "disk_bytes": 524288 | null, "disk_refuses": null | "why" },
+//!              "disk_bytes": 524288 | null, "disk_refuses": null | "why",
+//!              "taking_in": null | { "directory": "/…/queue.damaged-…", "rows": 1000000, "left": 420000 } },
 //!   "calls": { "going_on": 2, "legs": 5, "events_handled": …, "events_accepted": …, "events_repeated": …,
 //!              "events_dropped": …, "events_unaccepted": … },
 //!   "switches": [{ "name", "address", "listening": true, "since", "reason": "", "losses", "events", "skipped",
@@ -52,7 +53,7 @@ use super::{clock, history, mask, pauses, pulse};
 use crate::cti::event::{Direction, What};
 use crate::queue::breaker::Link;
 use crate::queue::schedule::Counters;
-use crate::store::{Pending, Seq, Store, state};
+use crate::store::{Pending, Seq, Store, TakingIn, state};
 use crate::time::UnixMillis;
 
 /// Most calls that are listed; there can be more.
@@ -90,6 +91,7 @@ pub fn status(store: &Store, live: Option<&Live>) -> Value {
             "delivered_kept": counts.delivered,
             "disk_bytes": store.disk_bytes().ok(),
             "disk_refuses": store.refused().map(|why| why.to_string()),
+            "taking_in": store.taking_in().map(taking_in),
         },
     });
     if live.is_none() {
@@ -241,6 +243,11 @@ fn backfill(name: &str, state: &BackfillState) -> Value {
         "files": state.files, "calls": state.calls, "skipped": state.skipped, "left_out": state.left_out,
         "lost": state.lost, "unlisted": state.unlisted, "reason": state.why.as_deref().map(mask::numbers),
     })
+}
+
+/// A damaged store that was set aside: the one that is named was the last.
+fn taking_in(TakingIn { directories, rows, left }: TakingIn) -> Value {
+    json!({ "directory": directories.first().map(|dir| dir.display().to_string()), "rows": rows, "left": left })
 }
 
 fn a_loop((name, age): &(String, Duration)) -> Value {

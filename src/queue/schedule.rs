@@ -40,6 +40,8 @@ const STORY_MAX: usize = 2000;
 const TOO_OLD: &str = "older than the queue keeps events";
 /// Wait before the store is read again after it could not be.
 const UNREADABLE_WAIT: Duration = Duration::from_secs(5);
+/// Wait before the store is read again while what comes next is not in it yet.
+const TO_COME_WAIT: Duration = Duration::from_millis(100);
 
 /// What a schedule is run by.
 #[derive(Clone, Debug)]
@@ -262,9 +264,13 @@ impl Schedule {
     }
 
     /// What the store holds from where [`Output::Load`] asked, for this Zammad. `next` is the first place that
-    /// was not read; `at_end` says that nothing was there.
+    /// was not read; `at_end` says that nothing was there. Neither means that something older than what is accepted now
+    /// is still to come: the store is asked again soon, and so long only calls that begin are taken in beside it.
     pub fn handle_loaded(&mut self, items: Vec<Item>, next: u64, at_end: bool, now: UnixMillis) {
         self.window.loading = false;
+        if items.is_empty() && !at_end {
+            self.window.load_at = now.after(TO_COME_WAIT);
+        }
         self.window.unread = self.window.unread.max(next);
         self.heard_to = self.heard_to.max(next);
         self.backlog_end = self.backlog_end.max(items.last().map_or(0, |last| last.seq + 1));

@@ -1,116 +1,199 @@
 //! Reads the rows out of sled's log file without sled: whatever of it is readable, however damaged the rest is.
 //!
 //! sled 0.34 opens a damaged directory by guessing: it stops at the first hole and zeroes what lies behind it, or
-//! hangs, or panics. Here nothing is written, nothing is trusted and nothing can hang: the file is walked once,
-//! segment by segment, and what does not bear its checksum is stepped over. That a row belongs to its tree and key
-//! is proved by our own checksum ([`record::unseal`]), so sled's index pages, snapshot and `conf` are not needed.
+//! hangs, or panics. Here nothing is written, nothing is trusted and nothing can hang: the file is walked segment by
+//! segment ([`super::segments`] knows the bytes), and what does not bear its checksum is stepped over. That a row
+//! belongs to its tree and key is proved by our own checksum ([`record::unseal`]), so sled's index pages, snapshot
+//! and `conf` are not needed.
 //!
-//! # sled's log, as far as it is read here
-//!
-//! The file `db` is a row of segments of [`SEGMENT`] bytes. A segment begins with a header of 20 bytes (crc32, its
-//! lsn, a stable lsn; each xored) and holds messages:
-//!
-//! ```text
-//! crc32 (4) │ kind (1) │ length, segment's number, page (varints) │ body
-//! ```
-//!
-//! A message's lsn is its segment's number times [`SEGMENT`] plus its place in it; later ones win. Of a *page*, a
-//! leaf of one of the trees, there are the whole (`InlineNode`) and changes to it (`InlineLink`: a key set or
-//! deleted). A batch's first message names the lsn of its last: a batch that is not all there is none. Segments
-//! are used again once their pages have been written elsewhere, so old messages may lie about; their lsn is lower.
+//! A start waits for this, so it is quick: several threads walk the file once, note of each page only where its
+//! newest whole and the changes since stand, and then read those.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use super::record;
-use super::sled::{Changes, Tree};
+use super::segments::{
+    BATCH_MANIFEST, FREE, INLINE_LINK, INLINE_NODE, Leaf, Link, Message, SEGMENT, header_number, load,
+    messages,
+};
+use super::sled::{ROW_TREES, Tree};
 
-/// Bytes in a segment: sled's default, which we leave alone.
-pub(super) const SEGMENT: usize = 512 * 1024;
-const SEGMENT_HEADER: usize = 20;
-/// No message begins in the last bytes of a segment.
-const RED_ZONE: usize = 32;
+/// Most threads that read at once: beyond it the disk is what is waited for.
+const THREADS_MAX: usize = 4;
 
-const BATCH_MANIFEST: u8 = 3;
-const CAP: u8 = 2;
-const FREE: u8 = 4;
-const INLINE_NODE: u8 = 8;
-const INLINE_LINK: u8 = 10;
-const KIND_MAX: u8 = 11;
-
-/// Where a value stands in the file.
+/// Where a value stands: in which log, and where there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Spot {
-    lsn: u64,
-    at: u64,
+pub(super) struct Spot {
+    log: u32,
     len: u32,
+    at: u64,
 }
 
-/// The rows that a log holds.
+/// The rows that a log holds, or several: an event stands in one tree only, where it was last.
 #[derive(Debug, Default)]
 pub(super) struct Carved {
-    rows: BTreeMap<(Tree, Vec<u8>), Spot>,
+    logs: Vec<File>,
+    /// Positions and where the values stand, in the trees' order, ordered.
+    events: [Vec<(u64, Spot)>; ROW_TREES.len()],
+    /// Sealed values of the other trees, but for [`Tree::Ids`]: the events tell their own.
+    others: BTreeMap<(Tree, Vec<u8>), Vec<u8>>,
+    /// Of the identities of the events.
+    ids: HashSet<u64>,
 }
 
 impl Carved {
-    /// Reads `log`, sled's file `db`.
-    pub(super) fn read(log: &File) -> io::Result<Self> {
-        let survey = Survey::of(log)?;
-        let mut pages = HashMap::new();
-        let mut buf = Vec::new();
-        for segment in survey.segments {
-            load(log, segment.at, &mut buf)?;
-            for message in messages(&buf, Some(segment.number)) {
-                if message.lsn < survey.end {
-                    apply(&mut pages, &message, segment.at, &buf);
+    /// Reads a sled directory that nobody has open.
+    ///
+    /// # Errors
+    /// If its log cannot be read at all.
+    pub(super) fn read(dir: &Path) -> io::Result<Self> {
+        let log = File::open(dir.join("db"))?;
+        let mut carved = Self::default();
+        for row in rows_of(&log, false)? {
+            match ROW_TREES.iter().position(|tree| *tree == row.tree) {
+                Some(at) => {
+                    let Ok(seq) = record::seq_of(row.tree, &row.key) else { continue };
+                    carved.events[at].push((seq.0, row.spot));
+                    carved.ids.extend(row.id);
+                }
+                None => {
+                    carved.others.insert((row.tree, row.key), value_at(&log, row.spot)?);
                 }
             }
         }
-        Self::of_pages(log, pages)
+        carved.logs.push(log);
+        carved.settle();
+        Ok(carved)
     }
 
-    /// Whether a row is there.
-    pub(super) fn has(&self, tree: Tree, key: &[u8]) -> bool {
-        self.rows.contains_key(&(tree, key.to_vec()))
+    /// Takes in what an older log holds from a place on, as far as it is not here.
+    pub(super) fn add_older(&mut self, older: Self, from: (Tree, u64)) {
+        let first = u32::try_from(self.logs.len()).expect("a handful of logs");
+        self.logs.extend(older.logs);
+        let here: HashSet<u64> = self.events.iter().flatten().map(|(seq, _)| *seq).collect();
+        for (at, rows) in older.events.into_iter().enumerate() {
+            let wanted = |seq: &u64| (ROW_TREES[at], *seq) >= from && !here.contains(seq);
+            let moved = rows.into_iter().filter(|(seq, _)| wanted(seq));
+            self.events[at].extend(moved.map(|(seq, spot)| (seq, Spot { log: spot.log + first, ..spot })));
+        }
+        self.ids.extend(older.ids);
+        self.settle();
     }
 
-    /// The keys, in their order.
-    pub(super) fn keys(&self) -> impl Iterator<Item = &(Tree, Vec<u8>)> {
-        self.rows.keys()
+    /// Of an event that is in several trees the last move counts: what was settled never waits again.
+    fn settle(&mut self) {
+        for rows in &mut self.events {
+            rows.sort_unstable_by_key(|(seq, _)| *seq);
+            rows.dedup_by_key(|(seq, _)| *seq);
+        }
+        for at in 0..ROW_TREES.len() {
+            let (before, later) = self.events.split_at_mut(at + 1);
+            let moved = |seq: &u64| later.iter().any(|rows| rows.binary_search_by_key(seq, |r| r.0).is_ok());
+            before[at].retain(|(seq, _)| !moved(seq));
+        }
+    }
+
+    /// The events of a tree, in their order.
+    pub(super) fn events(&self, tree: Tree) -> &[(u64, Spot)] {
+        ROW_TREES.iter().position(|of| *of == tree).map_or(&[], |at| &self.events[at])
+    }
+
+    /// A sealed value of another tree.
+    pub(super) fn other(&self, tree: Tree, key: &[u8]) -> Option<&Vec<u8>> {
+        self.others.get(&(tree, key.to_vec()))
+    }
+
+    /// The sealed values of another tree.
+    pub(super) fn others(&self, tree: Tree) -> impl Iterator<Item = (&Vec<u8>, &Vec<u8>)> {
+        self.others.iter().filter(move |((of, _), _)| *of == tree).map(|((_, key), value)| (key, value))
+    }
+
+    /// Whether an event of this identity is here, by a fingerprint of 64 bits: of a million events one in some ten
+    /// million million others is taken for one of them.
+    pub(super) fn knows(&self, id: &str) -> bool {
+        self.ids.contains(&fingerprint(id))
     }
 
     /// A sealed value.
-    pub(super) fn value(&self, log: &File, tree: Tree, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        let spot = self.rows.get(&(tree, key.to_vec()));
-        spot.map(|spot| value_at(log, spot)).transpose()
+    pub(super) fn value(&self, spot: Spot) -> io::Result<Vec<u8>> {
+        value_at(&self.logs[spot.log as usize], spot)
     }
+}
 
-    /// Keeps of each page what no newer page contradicts, and of that what bears our checksum.
-    fn of_pages(log: &File, pages: HashMap<u64, Page>) -> io::Result<Self> {
-        let mut by_tree: BTreeMap<Tree, Vec<Page>> = BTreeMap::new();
-        for page in pages.into_values() {
-            let (tree, page) = page.proved(log)?;
-            if let Some(tree) = tree {
-                by_tree.entry(tree).or_default().push(page);
-            }
-        }
-        let mut rows = BTreeMap::new();
-        for (tree, mut pages) in by_tree {
-            pages.sort_unstable_by(|a, b| a.lo.cmp(&b.lo));
-            for (at, page) in pages.iter().enumerate() {
-                // Pages of a sound tree do not overlap. Where they do, the older one was not heard of for long.
-                let newer: Vec<&Page> = overlapping(&pages, at).filter(|p| p.lsn > page.lsn).collect();
-                for (key, spot) in &page.rows {
-                    if !newer.iter().any(|p| p.lsn > spot.lsn && p.covers(key)) {
-                        rows.insert((tree, key.clone()), *spot);
-                    }
-                }
-            }
-        }
-        Ok(Self { rows })
+fn value_at(log: &File, spot: Spot) -> io::Result<Vec<u8>> {
+    let mut value = vec![0; spot.len as usize];
+    log.read_exact_at(&mut value, spot.at)?;
+    Ok(value)
+}
+
+fn fingerprint(id: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A row that bears our checksum.
+struct Found {
+    tree: Tree,
+    key: Vec<u8>,
+    spot: Spot,
+    lsn: u64,
+    /// The fingerprint of the event's identity.
+    id: Option<u64>,
+}
+
+/// All rows of a log; those of [`Tree::Ids`] only if they are wanted.
+fn rows_of(log: &File, with_ids: bool) -> io::Result<Vec<Found>> {
+    let mut harvest = Harvest::of(log, u64::MAX)?;
+    // Messages from there on belong to a batch that is not all there.
+    let torn = harvest.batches.iter().filter(|(_, last)| *last > harvest.tip).map(|(lsn, _)| *lsn).min();
+    if let Some(end) = torn {
+        harvest = Harvest::of(log, end)?;
     }
+    let pages: Vec<Refs> = harvest.pages.into_values().collect();
+    let read = in_threads(|thread, threads| {
+        let mine = pages.iter().skip(thread).step_by(threads);
+        mine.filter_map(|refs| Page::read(log, refs, with_ids)).collect::<Vec<_>>()
+    });
+    let mut by_tree: BTreeMap<Tree, Vec<Page>> = BTreeMap::new();
+    for (tree, page) in read.into_iter().flatten() {
+        by_tree.entry(tree).or_default().push(page);
+    }
+    Ok(by_tree.into_values().flat_map(uncontradicted).collect())
+}
+
+/// What each of some threads makes of its share.
+fn in_threads<T: Send>(work: impl Fn(usize, usize) -> T + Sync) -> Vec<T> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+    std::thread::scope(|scope| {
+        let work = &work;
+        let others: Vec<_> = (1..threads).map(|at| scope.spawn(move || work(at, threads))).collect();
+        let mut done = vec![work(0, threads)];
+        done.extend(others.into_iter().map(|other| other.join().expect("reading does not panic")));
+        done
+    })
+}
+
+/// Keeps of each page of a tree what no newer page contradicts.
+fn uncontradicted(mut pages: Vec<Page>) -> Vec<Found> {
+    pages.sort_unstable_by(|a, b| a.lo.cmp(&b.lo));
+    let mut kept = Vec::new();
+    for at in 0..pages.len() {
+        let rows = std::mem::take(&mut pages[at].rows);
+        let page = &pages[at];
+        // Pages of a sound tree do not overlap. Where they do, the older one was not heard of for long.
+        let newer: Vec<&Page> = overlapping(&pages, at).filter(|p| p.lsn > page.lsn).collect();
+        kept.extend(
+            rows.into_iter().filter(|row| !newer.iter().any(|p| p.lsn > row.lsn && p.covers(&row.key))),
+        );
+    }
+    kept
 }
 
 /// The pages that overlap the one at `at`, in a list ordered by where they begin.
@@ -122,16 +205,113 @@ fn overlapping(pages: &[Page], at: usize) -> impl Iterator<Item = &Page> {
     before.chain(pages[at + 1..].iter().take_while(|p| page.reaches(&p.lo)))
 }
 
+/// Where the newest whole of each page and the changes to it stand, and where the log ends.
+#[derive(Default)]
+struct Harvest {
+    pages: HashMap<u64, Refs>,
+    /// The last byte of the last message.
+    tip: u64,
+    /// Where batches begin and end.
+    batches: Vec<(u64, u64)>,
+}
+
+#[derive(Default)]
+struct Refs {
+    /// The newest whole, or that it is free.
+    whole: Option<Ref>,
+    links: Vec<Ref>,
+}
+
+#[derive(Clone, Copy)]
+struct Ref {
+    lsn: u64,
+    at: u64,
+    len: u32,
+    free: bool,
+}
+
+impl Harvest {
+    /// Walks the log; what was written from the lsn `end` on is left out.
+    fn of(log: &File, end: u64) -> io::Result<Self> {
+        let len = log.metadata()?.len();
+        let shares = in_threads(|thread, threads| {
+            let mut share = Self::default();
+            let mut buf = Vec::new();
+            for at in (0..len).step_by(SEGMENT).skip(thread).step_by(threads) {
+                load(log, at, &mut buf)?;
+                share.take_segment(at, &buf, end);
+            }
+            Ok::<_, io::Error>(share)
+        });
+        shares.into_iter().try_fold(Self::default(), |all, share| Ok(all.and(share?)))
+    }
+
+    fn take_segment(&mut self, at: u64, buf: &[u8], end: u64) {
+        // Without its header it is the newest of the messages that say what it was.
+        let number = header_number(buf).or_else(|| messages(buf, None).map(|m| m.number).max());
+        for message in number.into_iter().flat_map(|number| messages(buf, Some(number))) {
+            self.tip = self.tip.max(message.lsn + (message.end - message.begin) as u64 - 1);
+            if message.kind == BATCH_MANIFEST
+                && let Ok(last) = <[u8; 8]>::try_from(message.body(buf))
+            {
+                self.batches.push((message.lsn, u64::from_le_bytes(last)));
+            }
+            if message.lsn < end {
+                self.take(&message, at);
+            }
+        }
+    }
+
+    /// `at` is where the message's segment begins in the file.
+    fn take(&mut self, message: &Message, at: u64) {
+        let found = Ref {
+            lsn: message.lsn,
+            at: at + message.body as u64,
+            len: u32::try_from(message.end - message.body).expect("a segment is smaller"),
+            free: message.kind == FREE,
+        };
+        match message.kind {
+            FREE | INLINE_NODE => self.pages.entry(message.page).or_default().put_whole(found),
+            INLINE_LINK => self.pages.entry(message.page).or_default().put_link(found),
+            _ => {}
+        }
+    }
+
+    fn and(mut self, other: Self) -> Self {
+        for (page, refs) in other.pages {
+            let here = self.pages.entry(page).or_default();
+            refs.whole.into_iter().for_each(|whole| here.put_whole(whole));
+            refs.links.into_iter().for_each(|link| here.put_link(link));
+        }
+        self.tip = self.tip.max(other.tip);
+        self.batches.extend(other.batches);
+        self
+    }
+}
+
+impl Refs {
+    fn put_whole(&mut self, whole: Ref) {
+        if self.whole.is_none_or(|before| before.lsn < whole.lsn) {
+            self.links.retain(|link| link.lsn > whole.lsn);
+            self.whole = Some(whole);
+        }
+    }
+
+    fn put_link(&mut self, link: Ref) {
+        if self.whole.is_none_or(|whole| whole.lsn < link.lsn) {
+            self.links.push(link);
+        }
+    }
+}
+
 /// One leaf: a stretch of a tree.
-#[derive(Debug)]
 struct Page {
     /// Of the whole; a change to it has its own.
     lsn: u64,
     lo: Vec<u8>,
     /// Empty: to the end.
     hi: Vec<u8>,
-    prefix_len: usize,
-    rows: BTreeMap<Vec<u8>, Spot>,
+    rows: Vec<Found>,
 }
 
 impl Page {
@@ -143,321 +323,83 @@ impl Page {
         self.hi.is_empty() || key < self.hi.as_slice()
     }
 
-    fn prefix(&self) -> &[u8] {
-        &self.lo[..self.prefix_len]
-    }
-
-    /// The tree to which the rows bear witness, and those of the rows that do.
-    fn proved(mut self, log: &File) -> io::Result<(Option<Tree>, Self)> {
-        let mut tree = None;
-        let mut proved = BTreeMap::new();
-        for (key, spot) in std::mem::take(&mut self.rows) {
-            let value = value_at(log, &spot)?;
-            let trees = tree.into_iter().chain(Tree::ALL);
-            if let Some(of) = trees.into_iter().find(|of| record::unseal(*of, &key, &value).is_ok()) {
-                tree = Some(of);
-                proved.insert(key, spot);
-            }
+    /// The rows of a leaf that bear witness to a tree, and that tree. What the disk does not read is left out.
+    fn read(log: &File, refs: &Refs, with_ids: bool) -> Option<(Tree, Self)> {
+        /// Where a value stands among the bytes that were read, and in the file.
+        struct Value {
+            lsn: u64,
+            here: Range<usize>,
+            at: u64,
         }
-        self.rows = proved;
-        Ok((tree, self))
-    }
-}
-
-/// Which segments there are, in the order in which they were written, and where the log ends.
-struct Survey {
-    segments: Vec<Segment>,
-    /// Messages from this lsn on belong to a batch that is not all there.
-    end: u64,
-}
-
-struct Segment {
-    number: u64,
-    at: u64,
-}
-
-impl Survey {
-    fn of(log: &File) -> io::Result<Self> {
-        let mut segments = Vec::new();
-        let (mut tip, mut batches) = (0, Vec::new());
-        let mut buf = Vec::new();
-        let len = log.metadata()?.len();
-        for at in (0..len).step_by(SEGMENT) {
-            load(log, at, &mut buf)?;
-            // Without its header it is the newest of the messages that say what it was.
-            let number = header_number(&buf).or_else(|| messages(&buf, None).map(|m| m.number).max());
-            let Some(number) = number else { continue };
-            for message in messages(&buf, Some(number)) {
-                tip = tip.max(message.lsn + (message.end - message.begin) as u64 - 1);
-                if message.kind == BATCH_MANIFEST
-                    && let Ok(last) = <[u8; 8]>::try_from(message.body(&buf))
-                {
-                    batches.push((message.lsn, u64::from_le_bytes(last)));
-                }
-            }
-            segments.push(Segment { number, at });
+        let whole = refs.whole.filter(|whole| !whole.free)?;
+        let mut bytes = Vec::new();
+        append(log, whole, &mut bytes)?;
+        let mut leaf = Leaf::read(&bytes)?;
+        if !with_ids && is_of(Tree::Ids, &leaf, &bytes) {
+            return None;
         }
-        segments.sort_unstable_by_key(|s| s.number);
-        let torn = batches.into_iter().filter(|(_, last)| *last > tip).map(|(lsn, _)| lsn).min();
-        Ok(Self { segments, end: torn.unwrap_or(u64::MAX) })
-    }
-}
-
-/// Whether sled would find nothing in this log without its snapshot. It begins to read where the newest segment's
-/// header says that all was stable; if that segment was freed meanwhile, it takes the log for empty, says nothing,
-/// and writes over it.
-pub(super) fn needs_snapshot(log: &File) -> io::Result<bool> {
-    let mut numbers = BTreeSet::new();
-    let mut stable = 0;
-    let mut header = [0; SEGMENT_HEADER];
-    for at in (0..(log.metadata()?.len() + 1).saturating_sub(SEGMENT_HEADER as u64)).step_by(SEGMENT) {
-        log.read_exact_at(&mut header, at)?;
-        if let Some(number) = header_number(&header) {
-            numbers.insert(number);
-            let lsn = i64::from_le_bytes(header[12..].try_into().expect("eight bytes")) ^ i64::MAX;
-            stable = stable.max(u64::try_from(lsn).unwrap_or(0));
+        let mut values = BTreeMap::new();
+        for (key, here) in std::mem::take(&mut leaf.places) {
+            let at = whole.at + here.start as u64;
+            values.insert(key, Value { lsn: whole.lsn, here, at });
         }
-    }
-    Ok(!numbers.is_empty() && !numbers.contains(&(stable / SEGMENT as u64)))
-}
-
-/// The number that a segment's header tells, if the header is whole.
-fn header_number(buf: &[u8]) -> Option<u64> {
-    let header = buf.get(..SEGMENT_HEADER)?;
-    let crc = u32::from_le_bytes(header[..4].try_into().ok()?) ^ u32::MAX;
-    let lsn = i64::from_le_bytes(header[4..12].try_into().ok()?) ^ i64::MAX;
-    let whole = crc32fast::hash(&header[4..]) == crc;
-    u64::try_from(lsn).ok().filter(|_| whole).map(|lsn| lsn / SEGMENT as u64)
-}
-
-/// A message in a segment's bytes.
-struct Message {
-    kind: u8,
-    page: u64,
-    number: u64,
-    lsn: u64,
-    begin: usize,
-    body: usize,
-    end: usize,
-}
-
-impl Message {
-    fn body<'b>(&self, buf: &'b [u8]) -> &'b [u8] {
-        &buf[self.body..self.end]
-    }
-}
-
-/// The messages of a segment, of this number if one is given. What is none is stepped over.
-fn messages(buf: &[u8], number: Option<u64>) -> impl Iterator<Item = Message> {
-    let mut at = SEGMENT_HEADER;
-    std::iter::from_fn(move || {
-        while at + RED_ZONE <= SEGMENT.min(buf.len() + RED_ZONE) && at < buf.len() {
-            match message(buf, at, number) {
-                Some(message) => {
-                    // A cap fills the rest.
-                    at = if message.kind == CAP { buf.len() } else { message.end };
-                    return Some(message);
-                }
-                None => at += 1,
-            }
-        }
-        None
-    })
-}
-
-fn message(buf: &[u8], begin: usize, wanted: Option<u64>) -> Option<Message> {
-    let kind = *buf.get(begin + 4)?;
-    if !(1..=KIND_MAX).contains(&kind) {
-        return None;
-    }
-    let mut cursor = Cursor { buf, at: begin + 5 };
-    let len = cursor.length()?;
-    let number = cursor.varint()?;
-    if wanted.is_some_and(|wanted| wanted != number) {
-        return None;
-    }
-    let page = cursor.varint()?;
-    let body = cursor.at;
-    let end = body.checked_add(len).filter(|end| *end <= buf.len())?;
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&buf[body..end]);
-    crc.update(&buf[begin + 4..body]);
-    let stands = u32::from_le_bytes(buf[begin..begin + 4].try_into().ok()?);
-    if crc.finalize() ^ u32::MAX != stands {
-        return None;
-    }
-    let lsn = number.checked_mul(SEGMENT as u64)?.checked_add(begin as u64)?;
-    Some(Message { kind, page, number, lsn, begin, body, end })
-}
-
-/// What a message does to the pages. `at` is where its segment begins in the file.
-fn apply(pages: &mut HashMap<u64, Page>, message: &Message, at: u64, buf: &[u8]) {
-    let spot = |(from, to): (usize, usize)| Spot {
-        lsn: message.lsn,
-        at: at + from as u64,
-        len: u32::try_from(to - from).expect("a segment is smaller"),
-    };
-    match message.kind {
-        FREE => {
-            pages.remove(&message.page);
-        }
-        INLINE_NODE => {
-            pages.remove(&message.page);
-            if let Some((page, places)) = leaf(buf, message) {
-                let rows = places.into_iter().map(|(key, place)| (key, spot(place))).collect();
-                pages.insert(message.page, Page { rows, ..page });
-            }
-        }
-        INLINE_LINK => {
-            let Some(page) = pages.get_mut(&message.page) else { return };
-            match link(buf, message) {
-                Some(Link::Set(key, place)) => {
-                    page.rows.insert([page.prefix(), key].concat(), spot(place));
+        let mut links = refs.links.clone();
+        links.sort_unstable_by_key(|link| link.lsn);
+        for link in links {
+            let begin = bytes.len();
+            let Some(()) = append(log, link, &mut bytes) else { continue };
+            match Link::read(&bytes[begin..]) {
+                Some(Link::Set(key, here)) => {
+                    let at = link.at + here.start as u64;
+                    let here = begin + here.start..begin + here.end;
+                    values.insert([leaf.prefix(), key].concat(), Value { lsn: link.lsn, here, at });
                 }
                 Some(Link::Del(key)) => {
-                    page.rows.remove(&[page.prefix(), key].concat());
+                    values.remove([leaf.prefix(), key].concat().as_slice());
                 }
                 None => {}
             }
         }
-        _ => {}
-    }
-}
-
-type Places = Vec<(Vec<u8>, (usize, usize))>;
-
-/// A leaf, and where its values stand in the segment; `None` for an index page.
-fn leaf(buf: &[u8], message: &Message) -> Option<(Page, Places)> {
-    let mut cursor = Cursor { buf: &buf[..message.end], at: message.body };
-    cursor.varint()?; // the next page
-    cursor.varint()?; // a page that is being merged in
-    cursor.byte()?; // whether it is being merged away
-    let prefix_len = usize::from(cursor.byte()?);
-    let lo = cursor.bytes()?.to_vec();
-    let hi = cursor.bytes()?.to_vec();
-    let prefix = lo.get(..prefix_len)?;
-    if cursor.byte()? != 0 {
-        return None;
-    }
-    let count = cursor.length()?;
-    // Each key takes a byte at least: a count that is a lie allocates nothing.
-    let mut keys = Vec::with_capacity(count.min(buf.len()));
-    for _ in 0..count {
-        keys.push([prefix, cursor.bytes()?].concat());
-    }
-    let mut places = Vec::with_capacity(keys.len());
-    for key in keys {
-        let len = cursor.bytes()?.len();
-        places.push((key, (cursor.at - len, cursor.at)));
-    }
-    Some((Page { lsn: message.lsn, prefix_len, lo, hi, rows: BTreeMap::new() }, places))
-}
-
-enum Link<'b> {
-    Set(&'b [u8], (usize, usize)),
-    Del(&'b [u8]),
-}
-
-/// A change to a leaf; `None` for one to an index page.
-fn link<'b>(buf: &'b [u8], message: &Message) -> Option<Link<'b>> {
-    let mut cursor = Cursor { buf: &buf[..message.end], at: message.body };
-    match cursor.byte()? {
-        0 => {
-            let key = cursor.bytes()?;
-            let len = cursor.bytes()?.len();
-            Some(Link::Set(key, (cursor.at - len, cursor.at)))
-        }
-        1 => Some(Link::Del(cursor.bytes()?)),
-        _ => None,
-    }
-}
-
-/// Reads sled's numbers and byte strings.
-struct Cursor<'b> {
-    buf: &'b [u8],
-    at: usize,
-}
-
-impl<'b> Cursor<'b> {
-    fn byte(&mut self) -> Option<u8> {
-        let byte = *self.buf.get(self.at)?;
-        self.at += 1;
-        Some(byte)
-    }
-
-    fn take(&mut self, len: usize) -> Option<&'b [u8]> {
-        let taken = self.buf.get(self.at..self.at.checked_add(len)?)?;
-        self.at += len;
-        Some(taken)
-    }
-
-    /// One byte up to 240, then two to nine.
-    fn varint(&mut self) -> Option<u64> {
-        let first = self.byte()?;
-        match first {
-            0..=240 => Some(u64::from(first)),
-            241..=248 => Some(240 + 256 * (u64::from(first) - 241) + u64::from(self.byte()?)),
-            249 => Some(2288 + 256 * u64::from(self.byte()?) + u64::from(self.byte()?)),
-            250..=255 => {
-                let mut wide = [0; 8];
-                let len = usize::from(first) - 247;
-                wide[..len].copy_from_slice(self.take(len)?);
-                Some(u64::from_le_bytes(wide))
+        let mut tree = None;
+        let mut rows = Vec::with_capacity(values.len());
+        for (key, Value { lsn, here, at }) in values {
+            let value = &bytes[here];
+            let proves = |of: &Tree| record::unseal(*of, &key, value).is_ok();
+            let Some(of) = tree.into_iter().chain(Tree::ALL).find(proves) else { continue };
+            tree = Some(of);
+            if of != Tree::Ids || with_ids {
+                let id = record::id_of(of, &key, value).map(|id| fingerprint(&id));
+                let len = u32::try_from(value.len()).expect("a segment is smaller");
+                rows.push(Found { tree: of, key, spot: Spot { log: 0, len, at }, lsn, id });
             }
         }
-    }
-
-    fn length(&mut self) -> Option<usize> {
-        usize::try_from(self.varint()?).ok()
-    }
-
-    fn bytes(&mut self) -> Option<&'b [u8]> {
-        let len = self.length()?;
-        self.take(len)
+        let Leaf { lo, hi, .. } = leaf;
+        tree.map(|tree| (tree, Self { lsn: whole.lsn, lo, hi, rows }))
     }
 }
 
-/// A segment's bytes, fewer at the end of the file. What the disk cannot read is empty.
-fn load(log: &File, at: u64, buf: &mut Vec<u8>) -> io::Result<()> {
-    buf.resize(SEGMENT, 0);
-    let mut have = 0;
-    while have < SEGMENT {
-        match log.read_at(&mut buf[have..], at + have as u64) {
-            Ok(0) => break,
-            Ok(read) => have += read,
-            Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
-            Err(why) if why.kind() == io::ErrorKind::PermissionDenied => return Err(why),
-            Err(why) => {
-                tracing::warn!(name: "salvage_stretch_unreadable", reason = %why, at, "a stretch of the damaged store cannot be read");
-                break;
-            }
-        }
+/// Whether a leaf's first row bears witness to a tree.
+fn is_of(tree: Tree, leaf: &Leaf, bytes: &[u8]) -> bool {
+    let first = leaf.places.first();
+    first.is_some_and(|(key, place)| record::unseal(tree, key, &bytes[place.clone()]).is_ok())
+}
+
+/// Reads a message's body, behind what is there already.
+fn append(log: &File, message: Ref, bytes: &mut Vec<u8>) -> Option<()> {
+    let begin = bytes.len();
+    bytes.resize(begin + message.len as usize, 0);
+    let read = log.read_exact_at(&mut bytes[begin..], message.at);
+    if read.is_err() {
+        // It could be read a moment ago.
+        bytes.truncate(begin);
     }
-    buf.truncate(have);
-    Ok(())
-}
-
-fn value_at(log: &File, spot: &Spot) -> io::Result<Vec<u8>> {
-    let mut value = vec![0; spot.len as usize];
-    log.read_exact_at(&mut value, spot.at)?;
-    Ok(value)
-}
-
-/// What writes `rows` into an empty store, `at_most` of them: the first at or behind `from`.
-pub(super) fn writes(
-    log: &File,
-    rows: &Carved,
-    from: &(Tree, Vec<u8>),
-    at_most: usize,
-) -> io::Result<Changes> {
-    let chosen = rows.rows.range(from.clone()..).take(at_most);
-    chosen.map(|(place, spot)| Ok((place.clone(), Some(value_at(log, spot)?)))).collect()
+    read.ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::sled::Disk;
+    use crate::store::sled::{Changes, Disk};
 
     #[test]
     fn a_sound_log_holds_exactly_the_rows_that_sled_shows() {
@@ -469,34 +411,6 @@ mod tests {
             assert!(shown.len() > 50, "seed {seed}: only {} rows", shown.len());
             assert_eq!(carved(&path), shown, "seed {seed}");
         }
-    }
-
-    #[test]
-    fn a_log_that_sled_would_take_for_empty_is_told() {
-        let header = |number: usize, stable: usize| {
-            let numbers =
-                [number * SEGMENT, stable].map(|lsn| (lsn as i64 ^ i64::MAX).to_le_bytes()).concat();
-            let crc = crc32fast::hash(&numbers) ^ u32::MAX;
-            [crc.to_le_bytes().to_vec(), numbers].concat()
-        };
-        let dir = tempfile::tempdir().unwrap();
-        let needs = |segments: &[Vec<u8>]| {
-            let padded = segments.iter().map(|header| {
-                let mut segment = header.clone();
-                segment.resize(SEGMENT, 0);
-                segment
-            });
-            let path = dir.path().join("db");
-            std::fs::write(&path, padded.collect::<Vec<_>>().concat()).unwrap();
-            needs_snapshot(&File::open(path).unwrap()).unwrap()
-        };
-        assert!(!needs(&[]));
-        assert!(!needs(&[vec![0; 20]]));
-        assert!(!needs(&[header(0, 0)]));
-        assert!(!needs(&[header(18, 18 * SEGMENT - 1), vec![0; 20], header(17, 17 * SEGMENT - 1)]));
-        // Segment 17 was freed after 18 was begun.
-        assert!(needs(&[header(18, 18 * SEGMENT - 1)]));
-        assert!(needs(&[header(18, 18 * SEGMENT - 1), vec![0; 20], header(3, 3 * SEGMENT - 1)]));
     }
 
     #[test]
@@ -606,11 +520,7 @@ mod tests {
 
     fn carved(path: &std::path::Path) -> Rows {
         let log = File::open(path.join("db")).unwrap();
-        let carved = Carved::read(&log).unwrap();
-        writes(&log, &carved, &(Tree::Pending, vec![]), usize::MAX)
-            .unwrap()
-            .into_iter()
-            .map(|(place, value)| (place, value.unwrap()))
-            .collect()
+        let found = rows_of(&log, true).unwrap();
+        found.into_iter().map(|row| ((row.tree, row.key), value_at(&log, row.spot).unwrap())).collect()
     }
 }

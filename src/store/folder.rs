@@ -68,9 +68,8 @@ pub(super) fn replace(state_dir: &Path) -> Result<(), StoreError> {
     remove(&old(state_dir))
 }
 
-/// The copy is the store from now on; what it replaces is set aside. Returns where.
-pub(super) fn set_aside(state_dir: &Path, now: UnixMillis) -> Result<PathBuf, StoreError> {
-    rename(state_dir, &part(state_dir), &new(state_dir))?;
+/// Where a damaged directory can be set aside.
+pub(super) fn aside(state_dir: &Path, now: UnixMillis) -> PathBuf {
     let name = now.to_string().replace(':', "-");
     let mut aside = state_dir.join(format!("{DAMAGED}{name}"));
     for again in 1.. {
@@ -79,11 +78,18 @@ pub(super) fn set_aside(state_dir: &Path, now: UnixMillis) -> Result<PathBuf, St
         }
         aside = state_dir.join(format!("{DAMAGED}{name}.{again}"));
     }
-    rename(state_dir, &queue(state_dir), &aside)?;
+    aside
+}
+
+/// The copy is the store from now on; what it replaces is set aside. The directories in `wanted` are kept whatever
+/// their age.
+pub(super) fn set_aside(state_dir: &Path, aside: &Path, wanted: &[PathBuf]) -> Result<(), StoreError> {
+    rename(state_dir, &part(state_dir), &new(state_dir))?;
+    rename(state_dir, &queue(state_dir), aside)?;
     rename(state_dir, &new(state_dir), &queue(state_dir))?;
     remove(&state_dir.join(SUSPECT))?;
-    forget_oldest(state_dir);
-    Ok(aside)
+    forget_oldest(state_dir, wanted);
+    Ok(())
 }
 
 /// Directories that were set aside, oldest first.
@@ -97,9 +103,10 @@ pub(super) fn damaged(state_dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn forget_oldest(state_dir: &Path) {
+fn forget_oldest(state_dir: &Path, wanted: &[PathBuf]) {
     let found = damaged(state_dir);
-    for oldest in &found[..found.len().saturating_sub(DAMAGED_MAX)] {
+    let oldest = &found[..found.len().saturating_sub(DAMAGED_MAX)];
+    for oldest in oldest.iter().filter(|dir| !wanted.contains(dir)) {
         match remove(oldest) {
             Ok(()) => tracing::warn!(
                 name: "damaged_store_removed",

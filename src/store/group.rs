@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use super::carve::Carved;
 use super::error::StoreError;
 use super::record::{self, LEDGER, Ledger, Stored, piece_key, seal, seq_key, seq_of};
 use super::sled::{Changes, Disk, Tree};
@@ -27,6 +28,8 @@ pub(super) struct NewState {
 
 pub(super) struct Group<'d> {
     disk: &'d Disk,
+    /// What is still to be taken in beside that.
+    rest: Option<&'d Carved>,
     changes: Changes,
     ledger: Ledger,
     ledger_on_disk: Ledger,
@@ -35,8 +38,8 @@ pub(super) struct Group<'d> {
 }
 
 impl<'d> Group<'d> {
-    pub(super) fn new(disk: &'d Disk, ledger: Ledger) -> Self {
-        Self { disk, changes: Changes::new(), ledger, ledger_on_disk: ledger, now: None }
+    pub(super) fn new(disk: &'d Disk, rest: Option<&'d Carved>, ledger: Ledger) -> Self {
+        Self { disk, rest, changes: Changes::new(), ledger, ledger_on_disk: ledger, now: None }
     }
 
     /// What to commit, and the ledger once it is committed.
@@ -260,9 +263,12 @@ impl<'d> Group<'d> {
 
     /// Where the event with this identity stands, if it is remembered.
     fn seq_of(&self, id: &str) -> Result<Option<Seq>, StoreError> {
-        let value = self.value(Tree::Ids, id.as_bytes())?;
-        // An identity that cannot be read is one all the same; its row is nowhere.
-        Ok(value.map(|value| record::open(Tree::Ids, id.as_bytes(), &value).unwrap_or(Seq(0))))
+        // An identity that cannot be read is one all the same; its row is nowhere, or not here yet.
+        const NOWHERE: Seq = Seq(0);
+        if let Some(value) = self.value(Tree::Ids, id.as_bytes())? {
+            return Ok(Some(record::open(Tree::Ids, id.as_bytes(), &value).unwrap_or(NOWHERE)));
+        }
+        Ok(self.rest.filter(|rest| rest.knows(id)).map(|_| NOWHERE))
     }
 
     fn row<T: Row>(&self, seq: Seq) -> Result<Option<T>, StoreError> {

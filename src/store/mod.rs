@@ -27,7 +27,7 @@
 //! | `pending`, `dead`, `delivered` | [`Seq`] → the event and what became of it |
 //! | `ids` | event id → its [`Seq`] |
 //! | `state` | name and piece → a piece of the call tracker's state |
-//! | `meta` | `format` → the number again; `ledger` → the next [`Seq`] and the three counts |
+//! | `meta` | `format` → the number again; `ledger` → the next [`Seq`] and the three counts; `rest` → what of a damaged store is still to be taken in, if anything |
 
 use std::collections::HashSet;
 use std::fmt;
@@ -49,19 +49,25 @@ mod group;
 mod migrate;
 mod model;
 mod record;
+mod rest;
 #[doc(hidden)]
 pub mod row;
 mod salvage;
+mod segments;
 mod sled;
 pub mod state;
 mod writer;
 
 pub use error::{Place, StoreError};
-pub use model::{Accepting, Counts, Dead, Delivered, Limits, Pending, Seq, Settle, StateChange, Trimmed};
+pub use model::{
+    Accepting, Counts, Dead, Delivered, Limits, Pending, Seq, Settle, StateChange, Stretch, TakingIn, Trimmed,
+};
 
 pub use record::{payload, read_payload};
-pub use salvage::{Relic, Salvaged, Verified, exists, relics, salvage, verify};
+pub use rest::Rest;
+pub use salvage::{Relic, Salvaged, Verified, begin_anew, exists, relics, salvage, verify};
 
+use carve::Carved;
 use group::{NewEvent, NewState, Row};
 use record::{Ledger, PIECE_MAX, Stored};
 use sled::{Disk, Tree};
@@ -96,21 +102,41 @@ impl Store {
     /// [`NewerFormat`](StoreError::NewerFormat) (nothing was touched), [`Damaged`](StoreError::Damaged),
     /// [`Io`](StoreError::Io).
     pub fn open(state_dir: &Path, limits: Limits) -> Result<Self, StoreError> {
-        let (disk, ledger) = writer::open(state_dir)?;
+        Self::open_with(state_dir, limits, None)
+    }
+
+    /// As [`Store::open`], where a damaged store has just been begun anew: what of that is still to be taken in need not
+    /// be looked for again. It is taken in from now on ([`Store::taking_in`]), also where it is not given here.
+    ///
+    /// # Errors
+    /// As [`Store::open`]'s.
+    pub fn open_with(state_dir: &Path, limits: Limits, rest: Option<Rest>) -> Result<Self, StoreError> {
+        let (disk, ledger, mark) = writer::open(state_dir)?;
+        let rest = mark.map(|mark| match rest {
+            Some(rest) if rest.is_of(&mark) => rest,
+            Some(_) | None => {
+                let rest = Rest::read(state_dir, mark);
+                tracing::info!(name: "salvage_resumed", left = rest::total(&rest.left()), "the rest of a damaged store is taken in");
+                rest
+            }
+        });
         let shared = Arc::new(Shared {
             disk: RwLock::new(Some(disk)),
-            totals: Mutex::new((counts(&ledger), Trimmed::default())),
+            rest: watch::Sender::new(None),
+            totals: Mutex::default(),
             broken: watch::Sender::new(None),
             refused: Mutex::new(None),
             closing: AtomicBool::new(false),
             nudges: AtomicU32::new(0),
             limits: Mutex::new(limits),
         });
+        shared.set_rest(state_dir, rest.as_ref());
+        shared.publish(&ledger, rest.as_ref(), Trimmed::default());
         let (requests, waiting) = mpsc::channel(GROUP_MAX);
         let thread = std::thread::Builder::new().name("store-writer".to_owned());
         let thread = thread.spawn({
             let (shared, dir) = (Arc::clone(&shared), state_dir.to_owned());
-            move || writer::run(waiting, dir, ledger, shared)
+            move || writer::run(waiting, dir, (ledger, rest), shared)
         });
         let thread = thread.map_err(|e| StoreError::io(state_dir, e))?;
         let inner = Inner { requests: Some(requests), shared, thread: Some(thread) };
@@ -187,8 +213,8 @@ impl Store {
         self.page(from, limit)
     }
 
-    /// As [`Store::pending_from`], past damaged rows, of each of which `damaged` is told; and the next position. No events
-    /// mean that there are none. Blocks.
+    /// As [`Store::pending_from`], past damaged rows, of each of which `damaged` is told; and never past events that are
+    /// still to be taken in. Blocks.
     ///
     /// # Errors
     /// As [`Store::pending_from`], of damage to more than a row.
@@ -197,19 +223,54 @@ impl Store {
         from: Seq,
         limit: usize,
         mut damaged: impl FnMut(Seq, &StoreError),
-    ) -> Result<(Vec<(Seq, Pending)>, Seq), StoreError> {
+    ) -> Result<Stretch, StoreError> {
+        // Asked before the rows are: one that is taken in meanwhile is read with the next stretch.
+        let end = self.first_missing();
+        let within = |seq: Seq| end.is_none_or(|end| seq < end);
         let mut next = from;
         loop {
             match self.pending_from(next, limit) {
-                Ok(rows) => {
+                Ok(mut rows) => {
+                    rows.retain(|(seq, _)| within(*seq));
                     let next = rows.last().map_or(next, |(last, _)| Seq(last.0 + 1));
-                    return Ok((rows, next));
+                    return Ok(Stretch { rows, next, more_to_come: end.is_some() });
                 }
-                Err(why) => {
-                    let Some(seq) = why.damaged_row() else { return Err(why) };
-                    damaged(seq, &why);
-                    next = Seq(seq.0 + 1);
-                }
+                Err(why) => match why.damaged_row() {
+                    Some(seq) if within(seq) => {
+                        damaged(seq, &why);
+                        next = Seq(seq.0 + 1);
+                    }
+                    Some(_) => return Ok(Stretch { rows: vec![], next, more_to_come: true }),
+                    None => return Err(why),
+                },
+            }
+        }
+    }
+
+    /// The first event that waits and is still to be taken in; every other that waits behind it in the order is here.
+    /// `None` where all are. Costs nothing.
+    #[must_use]
+    pub fn first_missing(&self) -> Option<Seq> {
+        self.inner.shared.rest.borrow().as_ref().and_then(|missing| missing.first_waiting)
+    }
+
+    /// What of a damaged store that was set aside is still being taken in, if anything. Costs nothing.
+    #[must_use]
+    pub fn taking_in(&self) -> Option<TakingIn> {
+        self.inner.shared.rest.borrow().as_ref().map(|missing| missing.shown.clone())
+    }
+
+    /// Returns when nothing is left to be taken in, or the store is broken; `told` hears how far it is. May be dropped.
+    pub async fn whole(&self, mut told: impl FnMut(&TakingIn)) {
+        let mut rest = self.inner.shared.rest.subscribe();
+        loop {
+            match rest.borrow_and_update().as_ref() {
+                Some(missing) => told(&missing.shown),
+                None => return,
+            }
+            tokio::select! {
+                changed = rest.changed() => if changed.is_err() { return },
+                _ = self.broken() => return,
             }
         }
     }
@@ -322,10 +383,14 @@ impl Store {
     /// # Errors
     /// [`Io`](StoreError::Io), [`Closed`](StoreError::Closed).
     pub fn knows(&self, id: &str) -> Result<bool, StoreError> {
+        // Before the disk, where it may be the moment after.
+        if self.inner.shared.rest.borrow().as_ref().is_some_and(|missing| missing.carved.knows(id)) {
+            return Ok(true);
+        }
         self.reading(|disk| disk.get(Tree::Ids, id.as_bytes())).map(|seq| seq.is_some())
     }
 
-    /// How many rows there are. Costs nothing.
+    /// How many rows there are, with those that are still to be taken in. Costs nothing.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.inner.shared.totals().0
@@ -450,6 +515,8 @@ impl Drop for Inner {
 struct Shared {
     /// `None` once the store is closed.
     disk: RwLock<Option<Disk>>,
+    /// What is still to be taken in.
+    rest: watch::Sender<Option<Missing>>,
     totals: Mutex<(Counts, Trimmed)>,
     /// The first word of sled that the file is damaged.
     broken: watch::Sender<Option<StoreError>>,
@@ -461,6 +528,13 @@ struct Shared {
     nudges: AtomicU32,
     /// How much of the past is kept.
     limits: Mutex<Limits>,
+}
+
+/// What is still to be taken in, as readers see it.
+struct Missing {
+    shown: TakingIn,
+    first_waiting: Option<Seq>,
+    carved: Arc<Carved>,
 }
 
 impl Shared {
@@ -526,10 +600,32 @@ impl Shared {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tells what is still to be taken in.
+    fn set_rest(&self, state_dir: &Path, rest: Option<&Rest>) {
+        let missing = rest.map(|rest| Missing {
+            shown: TakingIn {
+                directories: rest.directories(state_dir),
+                rows: rest.all(),
+                left: rest::total(&rest.left()),
+            },
+            first_waiting: rest.first_waiting(),
+            carved: Arc::clone(rest.carved()),
+        });
+        self.rest.send_if_modified(|before| {
+            let news = before.is_some() || missing.is_some();
+            *before = missing;
+            news
+        });
+    }
+
     /// Tells what a group has changed.
-    fn publish(&self, ledger: &Ledger, trimmed: Trimmed) {
+    fn publish(&self, ledger: &Ledger, rest: Option<&Rest>, trimmed: Trimmed) {
+        let left = rest.map(Rest::left).unwrap_or_default();
         let mut totals = self.totals();
         totals.0 = counts(ledger);
+        totals.0.pending += left.pending;
+        totals.0.dead += left.dead;
+        totals.0.delivered += left.delivered;
         totals.1.delivered += trimmed.delivered;
         totals.1.dead += trimmed.dead;
         drop(totals);

@@ -1,6 +1,7 @@
 //! What goes into the store and comes out of it: events and what became of them, and how much is kept.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cti::event::Event;
@@ -167,4 +168,27 @@ pub struct Trimmed {
     pub delivered: u64,
     /// Dead letters.
     pub dead: u64,
+}
+
+/// A stretch of what waits, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// The events.
+    pub rows: Vec<(Seq, Pending)>,
+    /// Where the next stretch begins.
+    pub next: Seq,
+    /// That there are none, or no more, does not mean that this was the last: older ones than those that are accepted
+    /// now are still being taken in.
+    pub more_to_come: bool,
+}
+
+/// What of a damaged store is still being taken in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TakingIn {
+    /// Where it was set aside; then others that were not wholly taken in before it.
+    pub directories: Vec<PathBuf>,
+    /// Rows that could be read.
+    pub rows: u64,
+    /// How many of them are not here yet.
+    pub left: u64,
 }

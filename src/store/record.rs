@@ -44,6 +44,27 @@ pub(super) struct Ledger {
 /// The ledger's key in the tree `meta`.
 pub(super) const LEDGER: &[u8] = b"ledger";
 
+/// Where rows are still to be taken from ([`super::rest`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// The directory that was set aside last, then older ones.
+    pub(super) sources: Vec<Source>,
+    /// The first row that is still to be taken in; `None`: nothing is.
+    pub(super) next: Option<(Tree, u64)>,
+}
+
+/// A directory that was set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Source {
+    /// Its name below the state directory.
+    pub(super) dir: String,
+    /// What stands before this place in it is not wanted any more.
+    pub(super) from: (Tree, u64),
+}
+
+/// The mark's key in the tree `meta`.
+pub(super) const REST: &[u8] = b"rest";
+
 /// A value as it stands on disk.
 pub(super) fn seal(tree: Tree, key: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut value = Vec::with_capacity(CRC_LEN + payload.len());
@@ -156,6 +177,34 @@ impl Stored for Delivered {
     }
 }
 
+/// The identity of the event in a row that was read at `key` of `tree`, if it holds one and can be read.
+pub(super) fn id_of(tree: Tree, key: &[u8], value: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Waiting {
+        id: String,
+    }
+    #[derive(Deserialize)]
+    struct Settled {
+        pending: Waiting,
+    }
+    let payload = unseal(tree, key, value).ok()?;
+    // As `encode` writes it, and an identity that needs no escapes: mostly that is all there is to do.
+    let begins: &[u8] = match tree {
+        Tree::Pending => br#"{"id":""#,
+        Tree::Dead | Tree::Delivered => br#"{"pending":{"id":""#,
+        Tree::Ids | Tree::State | Tree::Meta => return None,
+    };
+    let quick = payload.strip_prefix(begins).and_then(|rest| rest.split(|byte| *byte == b'"').next());
+    if let Some(id) = quick.filter(|id| !id.contains(&b'\\')) {
+        return String::from_utf8(id.to_vec()).ok();
+    }
+    match tree {
+        Tree::Pending => parse::<Waiting>(payload).ok().map(|row| row.id),
+        Tree::Dead | Tree::Delivered => parse::<Settled>(payload).ok().map(|row| row.pending.id),
+        Tree::Ids | Tree::State | Tree::Meta => None,
+    }
+}
+
 impl Stored for Seq {
     fn encode(&self) -> Vec<u8> {
         json(&self.0)
@@ -175,6 +224,27 @@ impl Stored for Ledger {
     fn decode(payload: &[u8]) -> Result<Self, String> {
         let LedgerRow { next_seq, pending, dead, delivered } = parse(payload)?;
         Ok(Self { next_seq, pending, dead, delivered })
+    }
+}
+
+impl Stored for Mark {
+    fn encode(&self) -> Vec<u8> {
+        let place = |(tree, seq): (Tree, u64)| PlaceRow { tree: tree.name().to_owned(), seq };
+        let source = |source: &Source| SourceRow { dir: source.dir.clone(), from: place(source.from) };
+        json(&MarkRow { sources: self.sources.iter().map(source).collect(), next: self.next.map(place) })
+    }
+
+    fn decode(payload: &[u8]) -> Result<Self, String> {
+        let place = |PlaceRow { tree, seq }: PlaceRow| {
+            let tree = Tree::ALL.into_iter().find(|known| known.name() == tree);
+            tree.map(|tree| (tree, seq)).ok_or_else(|| "it names no tree".to_owned())
+        };
+        let MarkRow { sources, next } = parse(payload)?;
+        let source = |SourceRow { dir, from }: SourceRow| Ok(Source { dir, from: place(from)? });
+        Ok(Self {
+            sources: sources.into_iter().map(source).collect::<Result<_, String>>()?,
+            next: next.map(place).transpose()?,
+        })
     }
 }
 
@@ -230,6 +300,24 @@ struct LedgerRow {
     pending: u64,
     dead: u64,
     delivered: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct MarkRow {
+    sources: Vec<SourceRow>,
+    next: Option<PlaceRow>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SourceRow {
+    dir: String,
+    from: PlaceRow,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PlaceRow {
+    tree: String,
+    seq: u64,
 }
 
 #[derive(Serialize, Deserialize)]

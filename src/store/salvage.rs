@@ -4,17 +4,16 @@
 //! lost calls it. [`salvage`] does not ask sled about the damaged directory at all ([`super::carve`]), so it comes
 //! back whatever the damage is.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::carve::{Carved, writes};
+use super::carve::Carved;
 use super::error::StoreError;
-use super::group::Row;
 use super::migrate::{self, FORMAT, FORMAT_KEY};
 use super::record::{self, LEDGER, Ledger, Stored, seal};
-use super::sled::{Changes, Disk, ROW_TREES, Tree};
+use super::rest::{Rest, total};
+use super::sled::{Changes, Disk, Tree};
 use super::{Counts, Dead, Delivered, Pending, Seq, folder};
 use crate::time::UnixMillis;
 
@@ -123,8 +122,10 @@ fn readable(tree: Tree, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
 pub struct Salvaged {
     /// Where the damaged directory is now.
     pub aside: PathBuf,
-    /// What the new store holds.
+    /// What could be read: it is in the new store, or is going to be.
     pub found: Counts,
+    /// What of that is not in the new store yet.
+    pub left: Counts,
     /// What the damaged one had counted, if that could still be read.
     pub counted: Option<Counts>,
     /// Why nothing of it could be read, if so.
@@ -143,102 +144,118 @@ pub fn salvage(
     now: UnixMillis,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Salvaged, StoreError> {
+    begin_anew(state_dir, now, u64::MAX, progress).map(|(salvaged, _)| salvaged)
+}
+
+/// As [`salvage`], but of the events only about `at_once` are written before it returns. The rest is given back, for
+/// [`Store::open_with`](super::Store::open_with), which goes on with it; the new store knows of it, so that any later
+/// start does, too.
+///
+/// # Errors
+/// As [`salvage`]'s.
+pub fn begin_anew(
+    state_dir: &Path,
+    now: UnixMillis,
+    at_once: u64,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(Salvaged, Option<Rest>), StoreError> {
     let queue = folder::queue(state_dir);
     if super::sled::is_locked(&queue) {
         return Err(StoreError::Locked { path: queue });
     }
     migrate::guard(state_dir)?;
     folder::clear_part(state_dir)?;
-    let carved = open_log(&queue).and_then(|log| Ok((Carved::read(&log)?, log)));
+    let aside = folder::aside(state_dir, now);
+    // What is read now is read again if the power fails before all is taken in. A disk that does not sync it makes that
+    // no worse.
+    let _ = File::open(queue.join("db")).and_then(|log| log.sync_all());
+    let carved = Carved::read(&queue);
     let disk = Disk::open(&folder::part(state_dir))?;
-    let (found, counted, unreadable) = match carved {
-        Ok((carved, log)) => {
-            let written = write_anew(&disk, &carved, &log, progress)?;
-            (written.0, written.1, None)
+    let mut salvaged = Salvaged {
+        aside: aside.clone(),
+        found: Counts::default(),
+        left: Counts::default(),
+        counted: None,
+        unreadable: None,
+    };
+    let mut rest = None;
+    match carved {
+        Ok(carved) => {
+            let format = format_of(&carved, disk.path())?;
+            // What a step of the format needs to see must all be there.
+            let at_once = if format == FORMAT { at_once } else { u64::MAX };
+            let counted = ledger_of(&carved);
+            let mut begun = Rest::begin(state_dir, &aside, carved);
+            (salvaged.found, salvaged.counted) = (begun.left(), counted.as_ref().map(counts));
+            let next_seq = counted.map_or(1, |l| l.next_seq).max(begun.highest() + 1) + SEQ_GAP;
+            let mut ledger = Ledger { next_seq, ..Ledger::default() };
+            write_head(&disk, &ledger, format, &begun)?;
+            write_at_once(&disk, &mut ledger, &mut begun, at_once, progress)?;
+            salvaged.left = begun.left();
+            rest = Some(begun).filter(|rest| !rest.is_done());
         }
         Err(why) => {
-            let ledger = Ledger::default();
-            disk.commit(&head(&ledger, FORMAT))?;
-            (Counts::default(), None, Some(why.to_string()))
+            disk.commit(&head(&Ledger { next_seq: 1, ..Ledger::default() }, FORMAT))?;
+            salvaged.unreadable = Some(why.to_string());
         }
-    };
+    }
     disk.sync()?;
     disk.close()?;
-    let aside = folder::set_aside(state_dir, now)?;
-    Ok(Salvaged { aside, found, counted, unreadable })
+    let wanted = rest.as_ref().map(|rest| rest.directories(state_dir)).unwrap_or_default();
+    folder::set_aside(state_dir, &aside, &wanted)?;
+    Ok((salvaged, rest))
 }
 
-fn open_log(queue: &Path) -> io::Result<File> {
-    File::open(queue.join("db"))
-}
-
-/// Writes what was carved into an empty store. Returns how much that is, and what the damaged one had counted.
-fn write_anew(
-    disk: &Disk,
-    carved: &Carved,
-    log: &File,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<(Counts, Option<Counts>), StoreError> {
-    let io = |why| StoreError::io(disk.path(), why);
-    let meta = |key: &[u8]| carved.value(log, Tree::Meta, key).map_err(io);
-    let format = meta(FORMAT_KEY)?.and_then(|value| migrate::format_of(&value).ok()).unwrap_or(FORMAT);
+/// The format that the rows are of.
+fn format_of(carved: &Carved, path: &Path) -> Result<u32, StoreError> {
+    let stands = carved.other(Tree::Meta, FORMAT_KEY);
+    let format = stands.and_then(|value| migrate::format_of(value).ok()).unwrap_or(FORMAT);
     if format > FORMAT {
-        let path = disk.path().to_owned();
-        return Err(StoreError::NewerFormat { found: format, known: FORMAT, path });
+        return Err(StoreError::NewerFormat { found: format, known: FORMAT, path: path.to_owned() });
     }
-    let counted = meta(LEDGER)?.and_then(|value| record::open::<Ledger>(Tree::Meta, LEDGER, &value).ok());
+    Ok(format)
+}
 
-    // Of a row that is in several trees the last move counts: what was settled never waits again there.
-    let mut homes: BTreeMap<Vec<u8>, Tree> = BTreeMap::new();
-    for tree in ROW_TREES {
-        homes.extend(carved.keys().filter(|(of, _)| *of == tree).map(|(_, key)| (key.clone(), tree)));
+fn ledger_of(carved: &Carved) -> Option<Ledger> {
+    let value = carved.other(Tree::Meta, LEDGER)?;
+    record::open::<Ledger>(Tree::Meta, LEDGER, value).ok()
+}
+
+/// What a store needs before its first event: its numbers, its calls, and what is still to come.
+fn write_head(disk: &Disk, ledger: &Ledger, format: u32, rest: &Rest) -> Result<(), StoreError> {
+    let mut changes = head(ledger, format);
+    changes.extend(rest.mark_change());
+    disk.commit(&changes)?;
+    let state: Vec<_> = rest.state().collect();
+    for some in state.chunks(CHUNK) {
+        let change =
+            |(key, value): &(&Vec<u8>, &Vec<u8>)| ((Tree::State, (*key).clone()), Some((*value).clone()));
+        disk.commit(&some.iter().map(change).collect())?;
     }
-    let mut ledger = Ledger { next_seq: counted.map_or(1, |l| l.next_seq), ..Ledger::default() };
-    let (mut done, mut say_at, all) = (0, SAY_EVERY, homes.len() as u64);
-    let mut next = Some((Tree::Pending, Vec::new()));
-    while let Some(from) = next.take() {
-        let mut changes = writes(log, carved, &from, CHUNK).map_err(io)?;
-        let Some((tree, last)) = changes.keys().next_back().cloned() else { break };
-        next = Some((tree, [last.as_slice(), &[0]].concat()));
-        changes.retain(|(tree, key), _| match tree {
-            Tree::Pending | Tree::Dead | Tree::Delivered => homes.get(key) == Some(tree),
-            Tree::State => true,
-            Tree::Ids | Tree::Meta => false,
-        });
-        let mut ids = Changes::new();
-        for ((tree, key), value) in &changes {
-            let value = value.as_deref().unwrap_or_default();
-            let id = match tree {
-                Tree::Pending => counted_in::<Pending>(&mut ledger, key, value),
-                Tree::Dead => counted_in::<Dead>(&mut ledger, key, value),
-                Tree::Delivered => counted_in::<Delivered>(&mut ledger, key, value),
-                Tree::Ids | Tree::State | Tree::Meta => None,
-            };
-            if let Some((id, seq)) = id {
-                done += 1;
-                ids.insert((Tree::Ids, id.clone()), Some(seal(Tree::Ids, &id, &seq.encode())));
-            }
-        }
-        changes.append(&mut ids);
-        disk.commit(&changes)?;
+    Ok(())
+}
+
+/// Nobody has the store open yet, so nothing needs to be synced on the way.
+fn write_at_once(
+    disk: &Disk,
+    ledger: &mut Ledger,
+    rest: &mut Rest,
+    at_once: u64,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(), StoreError> {
+    let (mut done, mut say_at) = (0, SAY_EVERY);
+    while done < at_once && !rest.is_done() {
+        let slice = rest.slice(*ledger, CHUNK);
+        disk.commit(&slice.changes)?;
+        *ledger = slice.ledger;
+        rest.took(&slice);
+        done = rest.all() - total(&rest.left());
         if done >= say_at {
             say_at = done + SAY_EVERY;
-            progress(done, all);
+            progress(done, rest.all());
         }
     }
-    ledger.next_seq += SEQ_GAP;
-    disk.commit(&head(&ledger, format))?;
-    Ok((counts(&ledger), counted.as_ref().map(counts)))
-}
-
-/// Counts a row; its identity and position.
-fn counted_in<T: Row>(ledger: &mut Ledger, key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Seq)> {
-    let seq = record::seq_of(T::TREE, key).ok()?;
-    *T::count(ledger) += 1;
-    ledger.next_seq = ledger.next_seq.max(seq.0 + 1);
-    // A row of an older format may read otherwise; then a repeat of its event is not recognised.
-    let row = record::open::<T>(T::TREE, key, value).ok()?;
-    Some((row.id().as_bytes().to_vec(), seq))
+    Ok(())
 }
 
 fn counts(ledger: &Ledger) -> Counts {
@@ -271,18 +288,17 @@ pub enum Relic {
 /// # Errors
 /// If the directory's log cannot be read at all.
 pub fn relics(dir: &Path, mut take: impl FnMut(Relic)) -> io::Result<()> {
-    let log = open_log(dir)?;
-    let carved = Carved::read(&log)?;
-    let settled = |key: &[u8]| [Tree::Delivered, Tree::Dead].into_iter().any(|tree| carved.has(tree, key));
+    let carved = Carved::read(dir)?;
     for tree in [Tree::Delivered, Tree::Dead, Tree::Pending] {
-        for (_, key) in carved.keys().filter(|(of, _)| *of == tree) {
-            let Some(value) = carved.value(&log, tree, key)? else { continue };
-            let Ok(seq) = record::seq_of(tree, key) else { continue };
+        for (seq, spot) in carved.events(tree) {
+            let (value, seq) = (carved.value(*spot)?, Seq(*seq));
+            let key = record::seq_key(seq);
             let relic = match tree {
-                Tree::Pending if settled(key) => None,
-                Tree::Pending => record::open(tree, key, &value).ok().map(|row| Relic::Pending(seq, row)),
-                Tree::Dead => record::open(tree, key, &value).ok().map(|row| Relic::Dead(seq, row)),
-                Tree::Delivered => record::open(tree, key, &value).ok().map(|row| Relic::Delivered(seq, row)),
+                Tree::Pending => record::open(tree, &key, &value).ok().map(|row| Relic::Pending(seq, row)),
+                Tree::Dead => record::open(tree, &key, &value).ok().map(|row| Relic::Dead(seq, row)),
+                Tree::Delivered => {
+                    record::open(tree, &key, &value).ok().map(|row| Relic::Delivered(seq, row))
+                }
                 Tree::Ids | Tree::State | Tree::Meta => None,
             };
             if let Some(relic) = relic {

@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transactional, TransactionalTree};
 
-use super::carve;
 use super::error::StoreError;
+use super::segments;
 
 /// Largest key and value together, in bytes: 18 of them stay below sled's limit of 128 KiB a page.
 pub(super) const ROW_MAX: usize = 7 * 1024;
@@ -267,7 +267,7 @@ fn check_snapshot(path: &Path) -> Result<(), StoreError> {
         return Ok(());
     }
     let Ok(log) = File::open(path.join("db")) else { return Ok(()) };
-    match carve::needs_snapshot(&log) {
+    match segments::needs_snapshot(&log) {
         Ok(true) => {
             Err(StoreError::damaged_file(path, "its snapshot is missing, without which sled finds nothing"))
         }

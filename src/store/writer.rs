@@ -18,14 +18,22 @@ use tokio::sync::{mpsc, oneshot};
 use super::copy::Copy;
 use super::error::StoreError;
 use super::group::{Group, NewEvent, NewState};
-use super::record::{self, LEDGER, Ledger};
+use super::record::{self, LEDGER, Ledger, Mark, REST};
+use super::rest::{self, Rest};
 use super::sled::{Disk, Tree};
-use super::{Pending, Seq, Settle, Shared, folder, migrate};
+use super::{Pending, Seq, Settle, Shared, Trimmed, folder, migrate};
 use crate::time::UnixMillis;
 
 /// Most requests in one group, and most that wait for the next: bounds the memory of a transaction and the
 /// time that its first request waits.
 pub(super) const GROUP_MAX: usize = 256;
+
+/// Rows of a directory that was set aside that are taken in at once: some ten milliseconds and a sync, which the next
+/// group waits.
+const TAKEN_IN_AT_ONCE: usize = 500;
+
+/// Rows after which it is said how far that has come: some seconds'.
+const SAY_EVERY: u64 = 100_000;
 
 /// How often a disk that refuses is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -56,15 +64,16 @@ enum Outcome {
 pub(super) fn run(
     mut requests: mpsc::Receiver<Request>,
     state_dir: PathBuf,
-    ledger: Ledger,
+    (ledger, rest): (Ledger, Option<Rest>),
     shared: Arc<Shared>,
 ) {
-    let mut writer = Writer { state_dir, ledger, swaps: true, failed: None, copy: None, shared };
+    let mut writer =
+        Writer { state_dir, ledger, swaps: true, failed: None, copy: None, rest, lost: 0, shared };
     let mut close = None;
     while close.is_none() {
         let first = match requests.try_recv() {
             Ok(first) => Some(first),
-            Err(mpsc::error::TryRecvError::Empty) if writer.go_on_copying() => continue,
+            Err(mpsc::error::TryRecvError::Empty) if writer.go_on() => continue,
             Err(_) => requests.blocking_recv(),
         };
         let Some(first) = first else { break };
@@ -72,7 +81,7 @@ pub(super) fn run(
         close = asked_to_close;
         writer.write(batch);
         // Also when there is always something to write.
-        writer.go_on_copying();
+        writer.go_on();
     }
     // What still waits is answered with `Closed`.
     drop(requests);
@@ -108,6 +117,10 @@ struct Writer {
     failed: Option<StoreError>,
     /// The directory that is to take the place of the present one.
     copy: Option<Copy>,
+    /// What is still to be taken in from a directory that was set aside.
+    rest: Option<Rest>,
+    /// Rows of it that could be read at first, and then not.
+    lost: u64,
     shared: Arc<Shared>,
 }
 
@@ -134,12 +147,7 @@ impl Writer {
                     }
                 }
                 Err(why) => {
-                    tracing::error!(name: "store_failed", error = %why, "store failed; nothing more is written until it is opened again");
-                    if matches!(why, StoreError::NotSynced { .. }) {
-                        folder::suspect(&self.state_dir);
-                    }
-                    self.shared.break_down(&why);
-                    self.failed = Some(why.clone());
+                    self.fail(&why);
                     break Err(why);
                 }
             }
@@ -152,6 +160,16 @@ impl Writer {
         self.mind_size();
     }
 
+    /// Nothing more is written.
+    fn fail(&mut self, why: &StoreError) {
+        tracing::error!(name: "store_failed", error = %why, "store failed; nothing more is written until it is opened again");
+        if matches!(why, StoreError::NotSynced { .. }) {
+            folder::suspect(&self.state_dir);
+        }
+        self.shared.break_down(why);
+        self.failed = Some(why.clone());
+    }
+
     /// `before` is what came of the requests at the first try, if this is another.
     fn write_once(
         &mut self,
@@ -161,7 +179,8 @@ impl Writer {
         let shared = Arc::clone(&self.shared);
         let disk = shared.disk();
         let Some(disk) = disk.as_ref() else { return (Vec::new(), Err(StoreError::Closed)) };
-        let mut group = Group::new(disk, self.ledger);
+        let rest = self.rest.as_ref().map(|rest| rest.carved().as_ref());
+        let mut group = Group::new(disk, rest, self.ledger);
         let outcomes: Vec<Outcome> = batch
             .iter()
             .enumerate()
@@ -176,7 +195,7 @@ impl Writer {
         }
         if written.is_ok() {
             self.ledger = ledger;
-            self.shared.publish(&ledger, trimmed);
+            self.publish(trimmed);
             if let Some(copy) = &mut self.copy
                 && let Err(why) = copy.follow(&changes)
             {
@@ -203,8 +222,11 @@ impl Writer {
                 std::thread::sleep(NOTICE);
             }
             match folder::takes_writes(&self.state_dir).and_then(|()| open(&self.state_dir)) {
-                Ok((disk, ledger)) => {
+                Ok((disk, ledger, mark)) => {
                     self.ledger = ledger;
+                    if let Some(rest) = &mut self.rest {
+                        rest.back_to(mark);
+                    }
                     self.shared.put_disk(disk);
                     return Ok(());
                 }
@@ -220,7 +242,8 @@ impl Writer {
 
     /// Begins a copy if the directory is large and has little in it.
     fn mind_size(&mut self) {
-        if !self.swaps || self.copy.is_some() || self.ledger.pending > 0 || self.failed.is_some() {
+        let busy = self.copy.is_some() || self.rest.is_some();
+        if !self.swaps || busy || self.ledger.pending > 0 || self.failed.is_some() {
             return;
         }
         let kept = self.ledger.dead + self.ledger.delivered;
@@ -235,6 +258,59 @@ impl Writer {
             }
             Err(why) => self.give_up_copying(&why),
         }
+    }
+
+    /// Does some of what is done between the groups; whether there may be more to do.
+    fn go_on(&mut self) -> bool {
+        // One after the other: a copy holds what is here when it is made.
+        if self.rest.is_some() { self.go_on_taking_in() } else { self.go_on_copying() }
+    }
+
+    /// Takes in some rows of a directory that was set aside.
+    fn go_on_taking_in(&mut self) -> bool {
+        let Some(rest) = self.rest.as_mut().filter(|_| self.failed.is_none()) else { return false };
+        let slice = rest.slice(self.ledger, TAKEN_IN_AT_ONCE);
+        // What is shown of it must outlive a power cut, as everything that can be read from here.
+        let written = match self.shared.disk().as_ref() {
+            Some(disk) => disk.commit(&slice.changes).and_then(|()| disk.sync()),
+            None => Err(StoreError::Closed),
+        };
+        match written {
+            Ok(()) => {
+                self.ledger = slice.ledger;
+                self.lost += slice.lost;
+                let all = rest.all();
+                let before = all - rest::total(&rest.left());
+                rest.took(&slice);
+                let done = all - rest::total(&rest.left());
+                if rest.is_done() {
+                    let lost = self.lost;
+                    tracing::info!(name: "salvage_whole", all, lost, "all that could be read of the damaged store is taken in");
+                    self.rest = None;
+                } else if before / SAY_EVERY < done / SAY_EVERY {
+                    tracing::info!(name: "salvage_taking_in", done, of = all, "rows of the damaged store are taken in");
+                }
+                self.shared.set_refused(None);
+                self.publish(Trimmed::default());
+                true
+            }
+            Err(why @ StoreError::Io { .. }) => {
+                if let Err(why) = self.wait_for_disk(why) {
+                    self.failed = Some(why);
+                }
+                true
+            }
+            Err(why) => {
+                self.fail(&why);
+                false
+            }
+        }
+    }
+
+    /// Tells how much there is.
+    fn publish(&self, trimmed: Trimmed) {
+        self.shared.set_rest(&self.state_dir, self.rest.as_ref());
+        self.shared.publish(&self.ledger, self.rest.as_ref(), trimmed);
     }
 
     /// Copies some rows; whether there may be more to do.
@@ -268,7 +344,7 @@ impl Writer {
         let swapped = self.shared.exchange_disk(|old| {
             old.map_or(Ok(()), Disk::close)?;
             folder::replace(&state_dir)?;
-            open(&state_dir).map(|(disk, _)| disk)
+            open(&state_dir).map(|(disk, ..)| disk)
         });
         match swapped {
             Ok(bytes) => tracing::info!(name: "store_swapped", bytes, "the fresh directory is in place"),
@@ -308,14 +384,15 @@ impl Writer {
     }
 }
 
-/// The store as it is on disk, and what it counts.
-pub(super) fn open(state_dir: &std::path::Path) -> Result<(Disk, Ledger), StoreError> {
+/// The store as it is on disk, what it counts, and what is still to be taken in.
+pub(super) fn open(state_dir: &std::path::Path) -> Result<(Disk, Ledger, Option<Mark>), StoreError> {
     let disk = migrate::open(state_dir)?;
     let ledger = match disk.get(Tree::Meta, LEDGER)? {
         Some(value) => record::open::<Ledger>(Tree::Meta, LEDGER, &value)?,
         None => return Err(StoreError::damaged_file(disk.path(), "its ledger is missing")),
     };
-    Ok((disk, ledger))
+    let mark = rest::mark_of(disk.get(Tree::Meta, REST)?)?;
+    Ok((disk, ledger, mark))
 }
 
 impl Outcome {

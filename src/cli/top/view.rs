@@ -124,6 +124,13 @@ fn queue(all: &Value) -> Vec<Line<'static>> {
     if let Some(why) = queue["disk_refuses"].as_str() {
         lines.push(state(BAD, "NO ROOM", &format!("{why}; {} events in memory", calls["events_unaccepted"])));
     }
+    if let Some(left) = queue["taking_in"]["left"].as_u64() {
+        let said = format!(
+            "{left} of {} rows of a damaged store are still to be taken in",
+            queue["taking_in"]["rows"]
+        );
+        lines.push(state(WARN, "SALVAGE", &said));
+    }
     if calls["events_dropped"].as_u64().is_some_and(|lost| lost > 0) {
         lines.push(state(BAD, "LOST", &format!("{} events had no room", calls["events_dropped"])));
     }

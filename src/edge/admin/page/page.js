@@ -205,6 +205,7 @@ function road(all, now) {
   write($("queue-detail"), [oldest, queue.disk_bytes ? `${bytes(queue.disk_bytes)} on disk` : null].filter(Boolean).join(" · "));
   const faults = [
     queue.disk_refuses ? ["bad", "The disk refuses", queue.disk_refuses] : null,
+    queue.taking_in ? ["warn", "A damaged store is taken in", `It was set aside: ${queue.taking_in.directory}. ${number(queue.taking_in.left)} of its ${count(queue.taking_in.rows, "row")} are still to come.`] : null,
     figures.events_dropped ? ["bad", `${count(figures.events_dropped, "event is", "events are")} lost`, "There was no room for them."] : null,
   ].filter(Boolean);
   keyed($("queue-faults"), faults, (one) => one[1], makePeer, (row, [kind, word, why]) => peer(row, kind, word, [], why));
