@@ -52,6 +52,8 @@ struct World {
     store: BTreeMap<u64, Item>,
     /// Events yet to be accepted.
     future: Vec<(UnixMillis, Item)>,
+    /// Events of a damaged store, older than those, that come into this one behind its back; and when.
+    rest: VecDeque<(UnixMillis, Item)>,
     /// Accepted events whose word has not reached the schedule yet, in their order.
     notices: VecDeque<(UnixMillis, Item)>,
     flying: Vec<Flight>,
@@ -109,6 +111,7 @@ impl World {
             settings,
             store: BTreeMap::new(),
             future: Vec::new(),
+            rest: VecDeque::new(),
             notices: VecDeque::new(),
             flying: Vec::new(),
             fates: HashMap::new(),
@@ -169,6 +172,13 @@ impl World {
                 Item { seq, event, happened: at, answered, attempted: false, held: false, restored: false };
             self.future.push((at, item));
         }
+        if self.rng.bool() {
+            let mut at = START;
+            for (_, item) in self.future.drain(..self.rng.usize(..=self.future.len())) {
+                at = at.after(Duration::from_millis(self.rng.u64(0..8_000)));
+                self.rest.push_back((at, item));
+            }
+        }
         self.future.reverse();
         for _ in 0..self.rng.u32(0..4) {
             let from = START.after(Duration::from_millis(self.rng.u64(0..280_000)));
@@ -225,11 +235,18 @@ impl World {
             let notice = self.notices.front().map(|(at, _)| *at);
             let land = self.flying.iter().map(|f| f.due).min();
             let wake = self.schedule.poll_timeout();
-            let Some(next) = [accept, notice, land, wake].into_iter().flatten().min() else { break };
+            let taken_in = self.rest.front().map(|(at, _)| *at);
+            let Some(next) = [accept, notice, land, wake, taken_in].into_iter().flatten().min() else {
+                break;
+            };
             self.now = self.now.max(next);
             if self.now < self.calm && self.rng.u32(0..150) == 0 {
                 self.die();
                 continue;
+            }
+            while self.rest.front().is_some_and(|(at, _)| *at <= self.now) {
+                let (_, item) = self.rest.pop_front().unwrap();
+                self.store.insert(item.seq, item);
             }
             while self.future.last().is_some_and(|(at, _)| *at <= self.now) {
                 let (_, item) = self.future.pop().unwrap();
@@ -387,8 +404,11 @@ impl World {
             Landing::Probe(outcome) => self.schedule.handle_probe(&outcome, self.now),
             Landing::Look(looked) => self.schedule.handle_looked(flight.seq.unwrap(), looked, self.now),
             Landing::Load(from, limit) => {
-                let items: Vec<Item> = self.store.range(from..).take(limit).map(|(_, i)| i.clone()).collect();
-                let at_end = items.len() < limit;
+                // Nothing is read past what is still to come, which is older.
+                let end = self.rest.front().map_or(u64::MAX, |(_, item)| item.seq);
+                let rows = self.store.range(from.min(end)..end).take(limit);
+                let items: Vec<Item> = rows.map(|(_, item)| item.clone()).collect();
+                let at_end = items.len() < limit && self.rest.is_empty();
                 let next = items.last().map_or(from, |i| i.seq + 1);
                 self.schedule.handle_loaded(items, next, at_end, self.now);
             }
