@@ -31,7 +31,7 @@ use power::look::{self, How, Looker};
 use power::work::{self, Story};
 
 /// Where in its life a store is cut, how often at least, and how many of a thousand cuts go there.
-const LABELS: [(&str, usize, usize); 11] = [
+const LABELS: [(&str, usize, usize); 12] = [
     // The store is created, and takes its first events.
     ("creation", 60, 120),
     // A store of an older format is opened.
@@ -48,6 +48,8 @@ const LABELS: [(&str, usize, usize); 11] = [
     ("reopen", 30, 60),
     // Opening writes sled's snapshot.
     ("snapshot", 60, 120),
+    // The store is set aside as a damaged one is, and its rows come into another while that is used.
+    ("take-in", 60, 100),
     // Another directory takes the place of a large one.
     ("swap", 60, 120),
     // A store is opened that the power had failed.
@@ -251,7 +253,7 @@ fn labels(ops: &[Arc<Op>], whole: Option<&'static str>) -> Vec<&'static str> {
                     None => phase,
                 };
             }
-            Op::Mkdir { path, .. } if phase != "creation" && path.ends_with("queue.part") => swaps = true,
+            Op::Mkdir { path, .. } if phase == "churn" && path.ends_with("queue.part") => swaps = true,
             Op::Unlink { path } if path.ends_with("queue.old") => swaps = false,
             // From here to the next moment a store is opened.
             Op::Create { path, .. } if path.extension().is_some_and(|e| e == "generating") => {

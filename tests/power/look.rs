@@ -137,6 +137,7 @@ pub(crate) fn run() {
             Some(Err(StoreError::Damaged { .. })) if how == "mend" => mended(dir),
             Some(Err(error)) => format!("look failed to open: {error}\n"),
             Some(Ok(store)) => {
+                runtime.block_on(store.whole(|_| {}));
                 let contents = Contents::of(&store);
                 if how == "again" {
                     runtime.block_on(opens_again(store, &contents, dir));

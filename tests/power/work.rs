@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use freeswitch_zammad::store::{Accepting, Limits, Seq, Settle, Store};
+use freeswitch_zammad::store::{Accepting, Limits, Seq, Settle, Store, begin_anew};
 use freeswitch_zammad::time::UnixMillis;
 use tokio::task::JoinSet;
 
@@ -70,6 +70,7 @@ pub(crate) fn run() {
         let say = Arc::new(say);
         tell(&say, "phase creation");
         let store = Store::open(&dir, limits()).unwrap();
+        store.whole(|_| {}).await;
         let open_calls = Contents::of(&store).state;
         let next_call = env::var(FIRST_CALL).unwrap().parse().unwrap();
         let mut work = Work { dir, store, say, random, limits: limits(), open_calls, next_call };
@@ -107,6 +108,10 @@ impl Work {
             self.some(12).await;
             self.reopen().await;
         }
+        self.phase("take-in");
+        for _ in 0..3 {
+            self.begin_anew().await;
+        }
         self.phase("swaps");
         self.limits.swap_bytes = SWAP_BYTES;
         self.reopen().await;
@@ -137,6 +142,23 @@ impl Work {
             }
         }
         panic!("no other directory took the place of a large one");
+    }
+
+    /// The store is set aside as a damaged one is, and its rows come into another while that is used.
+    async fn begin_anew(&mut self) {
+        self.store.clone().close().await.unwrap();
+        let at_once = self.random.u64(..2);
+        let (_, rest) = begin_anew(&self.dir, UnixMillis(1), at_once, &mut |_, _| {}).unwrap();
+        self.store = Store::open_with(&self.dir, self.limits.clone(), rest).unwrap();
+        // What the store holds meanwhile is not known: whoever opens it after a cut waits for all of it.
+        tell(&self.say, "crowd");
+        for _ in 0..4 {
+            let told = Told { call: self.fresh_call(), step: 0 };
+            self.open_calls.insert(told.call, told.step);
+            accept(&self.store, &self.say, &[told]).await;
+        }
+        self.store.whole(|_| {}).await;
+        self.tell_state();
     }
 
     /// Closes and opens the store, at once.
