@@ -723,6 +723,22 @@ mod tests {
         assert_eq!(state, [("call2".to_owned(), vec![7; PIECE_MAX + 1])]);
     }
 
+    #[tokio::test]
+    async fn a_damaged_word_of_what_is_still_to_come_is_found_out_before_it_keeps_the_store_shut() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), LIMITS).unwrap();
+        let events = (1..=3).map(event).collect();
+        store.accept(Accepting { events, state: vec![] }).await.unwrap();
+        store.close().await.unwrap();
+        drop(begin_anew(dir.path(), UnixMillis(1), 0, &mut |_, _| {}).unwrap());
+        assert!(verify(dir.path(), || true).is_ok());
+        tamper(dir.path(), Tree::Meta, record::REST, |value| value[9] ^= 1);
+        let damaged = verify(dir.path(), || true);
+        assert!(matches!(damaged, Err(StoreError::Damaged { .. })), "{damaged:?}");
+        drop(begin_anew(dir.path(), UnixMillis(1), 0, &mut |_, _| {}).unwrap());
+        assert!(Store::open(dir.path(), LIMITS).is_ok());
+    }
+
     /// sled keeps pages over 128 KiB in files that it never syncs, until the page is written anew.
     #[tokio::test]
     async fn the_largest_rows_never_leave_the_log() {

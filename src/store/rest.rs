@@ -40,8 +40,14 @@ impl Rest {
     /// Of a directory that is about to be set aside, and of those that it was itself still to take rows from.
     pub(super) fn begin(state_dir: &Path, aside: &Path, carved: Carved) -> Self {
         let mut mark = Mark { sources: vec![Source { dir: name(aside), from: START }], next: Some(START) };
-        let value = carved.other(Tree::Meta, REST);
-        let before = value.and_then(|value| record::open::<Mark>(Tree::Meta, REST, value).ok());
+        let before = mark_of(carved.other(Tree::Meta, REST).cloned()).unwrap_or_else(|why| {
+            tracing::error!(
+                name: "salvage_source_forgotten",
+                reason = %why,
+                "it is not known any more what was still to be taken in of an earlier damaged store; `store salvage` with its directory does so"
+            );
+            None
+        });
         let mut carved = carved;
         if let Some(Mark { sources, next: Some(next) }) = before {
             let sources = sources.into_iter().map(|source| Source { from: source.from.max(next), ..source });

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use super::carve::Carved;
 use super::error::StoreError;
 use super::migrate::{self, FORMAT, FORMAT_KEY};
-use super::record::{self, LEDGER, Ledger, Stored, seal};
-use super::rest::{Rest, total};
+use super::record::{self, LEDGER, Ledger, REST, Stored, seal};
+use super::rest::{self, Rest, total};
 use super::sled::{Changes, Disk, Tree};
 use super::{Counts, Dead, Delivered, Pending, Seq, folder};
 use crate::time::UnixMillis;
@@ -73,6 +73,8 @@ fn read_through(disk: &Disk, go_on: &mut impl FnMut() -> bool) -> Result<Verifie
         Some(value) => record::open(Tree::Meta, LEDGER, &value)?,
         None => return Err(record::damaged(Tree::Meta, LEDGER, "it is missing")),
     };
+    // Opening needs it as well.
+    rest::mark_of(disk.get(Tree::Meta, REST)?)?;
     for tree in [Tree::State, Tree::Pending, Tree::Dead, Tree::Delivered, Tree::Ids] {
         let mut count = 0;
         let mut from = Vec::new();
