@@ -62,14 +62,14 @@ async fn a_call_is_one_nodes_until_its_lease_is_over_and_then_anothers() {
     assert_eq!(b.claim("main", &["c1".into()], 10).await, Ok(vec![]));
     assert_eq!(b.claim("other", &[], 10).await, Ok(vec![]), "another Zammad's");
     // What is renewed stays.
-    assert_eq!(a.renew("main").await, Ok(by_a.clone()));
-    assert_eq!(b.renew("main").await, Ok(vec![]));
+    assert_eq!(a.renew("main", &[]).await, Ok(by_a.clone()));
+    assert_eq!(b.renew("main", &[]).await, Ok(vec![]));
 
     let first = [(by_a[0].clone(), whole[0].id.clone(), Settled::Delivered { at: AT, note: None })];
     assert_eq!(a.settle("main", &first).await.unwrap().lost, Vec::<String>::new());
     lapse(&db).await;
     // Nobody took it: it is still a's to renew.
-    assert_eq!(a.renew("main").await, Ok(by_a.clone()));
+    assert_eq!(a.renew("main", &[]).await, Ok(by_a.clone()));
     lapse(&db).await;
     let by_b = b.claim("main", &[], 10).await.unwrap();
     assert_eq!(by_b, [Claimed { call_id: "c1".into(), fence: 2 }]);
@@ -80,7 +80,7 @@ async fn a_call_is_one_nodes_until_its_lease_is_over_and_then_anothers() {
         let said = [(Claimed { call_id: "c1".into(), fence }, whole[1].id.clone(), late.clone())];
         assert_eq!(a.settle("main", &said).await.unwrap().lost, [whole[1].id.clone()]);
     }
-    assert_eq!(a.renew("main").await, Ok(vec![]));
+    assert_eq!(a.renew("main", &[]).await, Ok(vec![]));
     assert_eq!(events(&mut b, &by_b).await, whole[1..]);
     // Nor what it said before, once it has the call again.
     lapse(&db).await;
@@ -104,7 +104,7 @@ async fn a_call_is_free_again_when_nothing_of_it_waits() {
         |n: usize| (claimed[0].clone(), whole[n].id.clone(), Settled::Delivered { at: AT, note: None });
     assert_eq!(a.settle("main", &[over(0)]).await.unwrap().freed, []);
     assert_eq!(a.settle("main", &[over(1)]).await.unwrap().freed, claimed);
-    assert_eq!(a.renew("main").await, Ok(vec![]));
+    assert_eq!(a.renew("main", &[]).await, Ok(vec![]));
     b.ship(&placed(&whole)).await.unwrap();
     let by_b = b.claim("main", &["c1".into()], 10).await.unwrap();
     assert_eq!(by_b, [Claimed { call_id: "c1".into(), fence: 2 }]);
@@ -199,7 +199,7 @@ async fn the_tables_are_made_once_whoever_comes_first_and_others_are_refused() {
 async fn a_listener_hears_of_new_events_and_of_which_calls() {
     let Some(db) = database().await else { return };
     let mut listener = Link::listening(settings(&db, "a"));
-    listener.renew("main").await.unwrap();
+    listener.renew("main", &[]).await.unwrap();
     node(&db, "b").ship(&placed(&story("c1"))).await.unwrap();
     let heard = tokio::time::timeout(Duration::from_secs(30), listener.heard()).await.unwrap();
     assert_eq!(heard, [("main".to_owned(), "c1".to_owned())]);

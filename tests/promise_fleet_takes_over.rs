@@ -6,6 +6,8 @@
 #![expect(clippy::print_stderr, reason = "what was tried, to try it again")]
 
 mod common;
+#[path = "common/node.rs"]
+mod node;
 #[path = "common/postgres.rs"]
 mod postgres;
 #[path = "common/program.rs"]
@@ -15,40 +17,22 @@ mod road;
 #[path = "common/scenes.rs"]
 mod scenes;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fastrand::Rng;
-use freeswitch_zammad::edge::control::{self, Request};
-use freeswitch_zammad::sim::switch::Connection;
 use freeswitch_zammad::sim::zammad::Fault;
+use node::{LEASE_S, Node, Sent};
 use postgres::{Server, emptied};
-use program::{PASSWORD, Program, TOKEN};
+use program::{PASSWORD, TOKEN};
 use road::{Road, within};
 use scenes::{Scene, calls, compare_but, scenes};
-use serde_json::Value;
 
 const NODES: usize = 3;
-const LEASE_S: u64 = 2;
 /// So many of the recordings are followed by a mishap.
 const MISHAPS: usize = 12;
 /// What is noted of a hangup that nobody can know about: it must not be repeated, so the call may ring on.
 const UNSURE: &str = "may not have arrived%";
-
-/// A node, whether it runs or not.
-struct Node {
-    dir: PathBuf,
-    program: Option<Program>,
-    frozen: bool,
-    /// The number of its connection to the switch.
-    connection: u64,
-}
-
-/// How many events went over which connection.
-type Sent = BTreeMap<u64, u64>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_die_or_freeze_are_taken_over_from() {
@@ -65,7 +49,7 @@ async fn nodes_that_die_or_freeze_are_taken_over_from() {
         let wait = Duration::from_millis(seen.body.len() as u64 % 40);
         Fault::slow(wait, wait)
     });
-    let mut nodes: Vec<Node> = (0..NODES).map(|n| Node::new(&road, &server, n)).collect();
+    let mut nodes: Vec<Node> = (0..NODES).map(|n| Node::new(&road, &server.url(), n)).collect();
     for node in &mut nodes {
         node.start(&road).await;
     }
@@ -100,9 +84,7 @@ async fn nodes_that_die_or_freeze_are_taken_over_from() {
     assert!(unsure.len() < calls(&scenes) / 3, "{unsure:?}");
     compare_but(&road, &scenes, &unsure);
     for node in &mut nodes {
-        let program = node.program.take().unwrap();
-        program.signal("TERM");
-        assert_eq!(program.end().code, Some(0));
+        node.stop();
     }
 }
 
@@ -115,7 +97,7 @@ async fn a_node_that_was_frozen_past_its_lease_goes_on_with_what_nobody_took_ove
     let road = Road::guarded(PASSWORD, TOKEN);
     let slow = Duration::from_millis(200);
     road.zammad.set_fault_rule(move |_| Fault::slow(slow, slow));
-    let mut node = Node::new(&road, &server, 0);
+    let mut node = Node::new(&road, &server.url(), 0);
     node.start(&road).await;
     let (scenes, mut sent) = (scenes(&road, "captures"), Sent::new());
     for scene in &scenes {
@@ -169,77 +151,5 @@ async fn mishap(road: &Road, nodes: &mut [Node], sent: &Sent, server: &mut Serve
                 node.start(road).await;
             }
         }
-    }
-}
-
-impl Node {
-    fn new(road: &Road, server: &Server, number: usize) -> Self {
-        let dir = road.dir.path().join(format!("node{number}"));
-        fs::create_dir(&dir).unwrap();
-        let text = format!(
-            "state_dir = {:?}\ncountry = \"DE\"\n\n[[switch]]\naddress = \"{}\"\npassword = \"{PASSWORD}\"\n\n\
-             [[zammad]]\nurl = \"{}\"\n\n[delivery]\nlate_after_s = 3600\nretry_wait_ms_min = 100\n\
-             retry_wait_ms_max = 1000\n\n[outbox]\nurl = \"{}\"\nnode = \"n{number}\"\nlease_s = {LEASE_S}\n",
-            dir.join("state"),
-            road.switch.addr(),
-            road.zammad.url(),
-            server.url(),
-        );
-        let file = dir.join("config.toml");
-        fs::write(&file, text).unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        Self { dir, program: None, frozen: false, connection: 0 }
-    }
-
-    async fn start(&mut self, road: &Road) {
-        if self.program.is_some() {
-            return;
-        }
-        let file = self.dir.join("config.toml");
-        let before =
-            road.switch.connections().iter().map(|c| c.number).max().unwrap_or(0).max(self.connection);
-        let mut program = Program::start(&["run", "--config", file.to_str().unwrap()], &[]);
-        program.wait_for("listening to the switch");
-        self.program = Some(program);
-        let newest = |open: &[Connection]| open.iter().any(|c| c.subscribed && c.number > before);
-        within("it listens", road.switch.wait_until(newest)).await;
-        self.connection = road.switch.connections().iter().map(|c| c.number).max().unwrap();
-    }
-
-    async fn kill(&mut self, sent: &Sent) {
-        self.has_heard(sent).await;
-        self.program.take().unwrap().kill();
-    }
-
-    fn freeze(&mut self) {
-        self.program.as_ref().unwrap().signal("STOP");
-        self.frozen = true;
-    }
-
-    fn thaw(&mut self) {
-        if self.frozen {
-            self.program.as_ref().unwrap().signal("CONT");
-            self.frozen = false;
-        }
-    }
-
-    /// It has taken in all that the switch sent it.
-    async fn has_heard(&self, sent: &Sent) {
-        let heard = sent.get(&self.connection).copied().unwrap_or(0);
-        self.shows("it has heard all", |status| status["calls"]["events_handled"].as_u64() >= Some(heard))
-            .await;
-    }
-
-    async fn shows(&self, what: &str, true_of: impl Fn(&Value) -> bool) {
-        let state = self.dir.join("state");
-        let mut last = Value::Null;
-        let shown = async {
-            while !true_of(&last) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                let said = control::ask(&state, &Request::Status).await;
-                last = said.ok().flatten().and_then(|mut said| said.pop()).unwrap_or(Value::Null);
-            }
-        };
-        within(what, shown).await;
     }
 }

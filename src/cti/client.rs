@@ -86,6 +86,8 @@ impl Client {
             reqwest::Client::builder()
                 .redirect(reqwest::redirect::Policy::none())
                 .connect_timeout(timeout)
+                // What was given up must not arrive when a network that swallowed it is back.
+                .tcp_user_timeout(timeout)
                 .timeout(timeout)
                 .pool_idle_timeout(IDLE_MAX)
                 .user_agent(concat!("freeswitch-zammad/", env!("CARGO_PKG_VERSION")))

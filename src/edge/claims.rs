@@ -59,11 +59,14 @@ pub struct ShareState {
 #[derive(Clone)]
 pub struct Share {
     table: Arc<Mutex<Table>>,
+    room: Arc<Notify>,
     settles: mpsc::UnboundedSender<Job>,
 }
 
 struct Job {
     settles: Vec<Settle>,
+    /// Calls that are given back when that is recorded.
+    leaving: Vec<String>,
     answer: oneshot::Sender<Result<(), Unrecorded>>,
 }
 
@@ -90,8 +93,29 @@ impl Share {
     ) -> impl Future<Output = Result<(), Unrecorded>> + use<> {
         let (answer, done) = oneshot::channel();
         // A recorder that is gone drops the answer.
-        let _ = self.settles.send(Job { settles, answer });
+        let _ = self.settles.send(Job { settles, leaving: Vec::new(), answer });
         async move { done.await.unwrap_or(Err(Unrecorded::Lost)) }
+    }
+
+    /// Says whether Zammad is reached: no call is claimed while it is not. Whether those that this node has are to be given
+    /// back.
+    pub(super) fn yields(&self, reached: bool) -> bool {
+        let mut table = lock(&self.table);
+        if table.shut && reached {
+            self.room.notify_one();
+        }
+        table.shut = !reached;
+        table.shut && !table.events.is_empty()
+    }
+
+    /// Gives the calls of these events back, behind whatever was begun before; nothing of them is sent from now on.
+    pub(super) fn give_back(&self, seqs: &[Seq]) {
+        let leaving = lock(&self.table).leave(seqs);
+        if !leaving.is_empty() {
+            let (answer, _) = oneshot::channel();
+            // A recorder that is gone has given back all there was.
+            let _ = self.settles.send(Job { settles: Vec::new(), leaving, answer });
+        }
     }
 }
 
@@ -147,7 +171,7 @@ impl Claims {
         let table = Arc::new(Mutex::new(Table::default()));
         let (settles, jobs) = mpsc::unbounded_channel();
         let room = Arc::new(Notify::new());
-        let share = Share { table: Arc::clone(&table), settles };
+        let share = Share { table: Arc::clone(&table), room: Arc::clone(&room), settles };
         let recorder = Recorder {
             zammad: self.zammad.clone(),
             link: Link::new(Arc::clone(&self.settings)),
@@ -212,7 +236,8 @@ impl Claims {
         let asked = clock::monotonic();
         let due = asked >= *renew_at;
         if due {
-            let kept = link.renew(&self.zammad).await?;
+            let leaving = lock(table).leaving(asked, self.settings.lease);
+            let kept = link.renew(&self.zammad, &leaving).await?;
             *renew_at = asked + self.settings.lease / 3;
             let lost = lock(table).compare(kept, asked + self.settings.lease);
             self.tell_lost(lost).await;
@@ -221,8 +246,12 @@ impl Claims {
             Woken::Heard(calls) => calls,
             Woken::Room | Woken::Stop => &[],
         };
-        let held = lock(table).events.len();
-        let wanted = if named.is_empty() { held <= EVENTS_MAX / 2 } else { held < EVENTS_MAX };
+        let (held, shut) = {
+            let table = lock(table);
+            (table.events.len(), table.shut)
+        };
+        let roomy = if named.is_empty() { held <= EVENTS_MAX / 2 } else { held < EVENTS_MAX };
+        let wanted = roomy && !shut;
         if wanted {
             let asked = clock::monotonic();
             let new = link.claim(&self.zammad, named, CLAIM_MAX.min(EVENTS_MAX - held)).await?;
@@ -237,11 +266,12 @@ impl Claims {
         let (ours, known) = {
             let table = lock(table);
             let all = due || matches!(woken, Woken::Heard(calls) if calls.is_empty());
-            let ours = table
-                .lines
-                .iter()
-                .filter(|(call, line)| all || line.events.is_empty() || named.contains(*call));
-            (ours.map(|(call, _)| call.clone()).collect::<Vec<_>>(), table.known())
+            let ours = table.lines.iter().filter(|(call, line)| {
+                !line.leaving && (all || line.events.is_empty() || named.contains(*call))
+            });
+            let ours: Vec<String> = ours.map(|(call, _)| call.clone()).collect();
+            let known = table.known(&ours);
+            (ours, known)
         };
         if ours.is_empty() {
             return Ok(());
@@ -253,7 +283,7 @@ impl Claims {
         {
             let (answer, _) = oneshot::channel();
             // A recorder that is gone records it after the next start.
-            let _ = settles.send(Job { settles: over, answer });
+            let _ = settles.send(Job { settles: over, leaving: Vec::new(), answer });
         }
         for event in new {
             // A drain that is gone needs nothing.

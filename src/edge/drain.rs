@@ -158,6 +158,10 @@ impl Drain {
                 warn!(name: "pause_unreadable", zammad = self.name, reason = %why, "whether it is paused cannot be read; it is not")
             }
         }
+        if matches!(self.source, Source::Shared(_)) {
+            // There is nothing to be read: all of it is handed out.
+            schedule.handle_loaded(Vec::new(), 0, true, clock::now());
+        }
         let mut jobs = Jobs::default();
         let mut open = true;
         while open {
@@ -227,7 +231,18 @@ impl Drain {
         {
             self.perform(output, &mut settles, &mut jobs.set, now);
         }
+        let mut leaving = Vec::new();
+        // With room all that was to be said of them is among the settles.
+        if self.source.yields(*schedule.link() == Link::Up) && jobs.have_room() {
+            for (seq, unsure) in schedule.give_back() {
+                leaving.push(Seq(seq));
+                if unsure {
+                    settles.push(Settle::Attempt { seq: Seq(seq), at: now });
+                }
+            }
+        }
         self.write(settles, jobs);
+        self.source.give_back(&leaving);
         self.state.send_if_modified(|state| {
             let last_delivery = if state.counters.delivered == schedule.counters().delivered {
                 state.last_delivery

@@ -66,6 +66,24 @@ impl Source {
         }
     }
 
+    /// Says whether this node reaches Zammad. What it has of a shared outbox is for another node while it does not: whether
+    /// its calls are to be given back.
+    #[must_use]
+    pub fn yields(&self, reached: bool) -> bool {
+        match self {
+            Self::Own(_) => false,
+            Self::Shared(share) => share.yields(reached),
+        }
+    }
+
+    /// Gives the calls of these events back, behind whatever was begun before.
+    pub fn give_back(&self, seqs: &[Seq]) {
+        match self {
+            Self::Own(_) => {}
+            Self::Shared(share) => share.give_back(seqs),
+        }
+    }
+
     /// Waiting rows from this position on, as [`Store::readable_from`] reads them. Blocks. Those of the shared outbox are
     /// handed out as they are claimed, so there are none to ask for.
     ///

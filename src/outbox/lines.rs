@@ -3,15 +3,65 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
-use super::link::Link;
+use super::link::{Link, Session};
+use super::ship::tell;
 use super::{OutboxError, Settings};
 use crate::store::{self, Pending};
 use crate::time::UnixMillis;
 
 /// Most events that are deleted at once.
 const TRIM_MAX: i64 = 20_000;
+
+/// Of the lines that nobody has some; `which` says of which.
+macro_rules! claim {
+    ($which:literal) => {
+        concat!(
+            "UPDATE outbox_line SET owner = $2, fence = fence + 1, lease_until = now() + $3 * interval '1 second'
+             WHERE zammad = $1 AND call_id IN (
+                 SELECT call_id FROM outbox_line
+                 WHERE zammad = $1 AND waiting > 0 AND (owner IS NULL OR lease_until < now()) ",
+            $which,
+            " LIMIT $4 FOR UPDATE SKIP LOCKED)
+             RETURNING call_id, fence"
+        )
+    };
+}
+const CLAIM_NAMED: &str = claim!("AND call_id = ANY($5)");
+const CLAIM_LATEST: &str = claim!("ORDER BY began DESC");
+const CLAIM_FIRST: &str = claim!("ORDER BY began");
+const RENEW: &str = "\
+    UPDATE outbox_line SET lease_until = now() + $3 * interval '1 second'
+    WHERE zammad = $1 AND owner = $2 AND waiting > 0 AND call_id <> ALL($4) RETURNING call_id, fence";
+const FREE: &str = "\
+    UPDATE outbox_line SET owner = NULL, lease_until = NULL
+    WHERE zammad = $1 AND owner = $2 AND (call_id, fence) IN (SELECT * FROM unnest($3::text[], $4::bigint[]))";
+const WAITING: &str = "\
+    SELECT event_id, payload, attempt_ms, held, restored, call_id FROM outbox_event
+    WHERE zammad = $1 AND call_id = ANY($2) AND state = 'pending' AND event_id <> ALL($3)
+    ORDER BY call_id, step, happened_ms, place, event_id";
+const HOLD: &str = "\
+    SELECT call_id, fence FROM outbox_line WHERE zammad = $1 AND call_id = ANY($2) AND owner = $3
+    ORDER BY call_id FOR UPDATE";
+const MISSING: &str = "UPDATE outbox_event SET restored = false WHERE event_id = ANY($1)";
+const ATTEMPT: &str = "\
+    UPDATE outbox_event SET attempt_ms = n.attempt_ms
+    FROM unnest($1::text[], $2::bigint[]) AS n (event_id, attempt_ms)
+    WHERE outbox_event.event_id = n.event_id AND (state = 'pending' OR n.attempt_ms IS NULL)";
+const OVER: &str = "\
+    UPDATE outbox_event SET state = n.state, settled_ms = n.settled_ms, note = n.note, settled_by = $5
+    FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) AS n (event_id, state, settled_ms, note)
+    WHERE outbox_event.event_id = n.event_id AND outbox_event.state = 'pending'
+    RETURNING outbox_event.call_id";
+const LESS: &str = "\
+    UPDATE outbox_line SET waiting = waiting - n.count,
+        owner = CASE WHEN waiting > n.count THEN owner END,
+        lease_until = CASE WHEN waiting > n.count THEN lease_until END
+    FROM unnest($2::text[], $3::bigint[]) AS n (call_id, count)
+    WHERE zammad = $1 AND outbox_line.call_id = n.call_id
+    RETURNING outbox_line.call_id, fence, waiting";
 
 /// A line that this node has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,18 +130,38 @@ impl Link {
         calls: &[String],
         limit: usize,
     ) -> Result<Vec<Claimed>, OutboxError> {
-        self.ask(async |client, settings| claim(client, settings, zammad, calls, limit).await).await
+        self.ask(async |session, settings| claim(session, settings, zammad, calls, limit).await).await
     }
 
-    /// Keeps every line of a Zammad that this node has and in which something waits, and returns them.
+    /// Keeps every line of a Zammad that this node has and in which something waits, but for these calls, and returns them.
     ///
     /// # Errors
     /// [`OutboxError`].
-    pub async fn renew(&mut self, zammad: &str) -> Result<Vec<Claimed>, OutboxError> {
-        self.ask(async |client, Settings { owner, lease, .. }| {
-            let kept = "UPDATE outbox_line SET lease_until = now() + $3 * interval '1 second'
-                 WHERE zammad = $1 AND owner = $2 AND waiting > 0 RETURNING call_id, fence";
-            Ok(claimed(&client.query(kept, &[&zammad, owner, &lease.as_secs_f64()]).await?))
+    pub async fn renew(&mut self, zammad: &str, but: &[String]) -> Result<Vec<Claimed>, OutboxError> {
+        self.ask(async |session, Settings { owner, lease, .. }| {
+            let keep = session.prepare(RENEW).await?;
+            let kept = session.client.query(&keep, &[&zammad, owner, &lease.as_secs_f64(), &but]).await?;
+            Ok(claimed(&kept))
+        })
+        .await
+    }
+
+    /// Gives lines back that this node has, in order that others need not wait for the lease to end, and tells them.
+    ///
+    /// # Errors
+    /// [`OutboxError`]; then the lease ends by itself, if it is not renewed.
+    pub async fn free(&mut self, zammad: &str, lines: &[Claimed]) -> Result<(), OutboxError> {
+        self.ask(async |session, settings| {
+            let calls: Vec<&str> = lines.iter().map(|line| line.call_id.as_str()).collect();
+            let fences: Vec<i64> = lines.iter().map(|line| line.fence).collect();
+            let (free, tells) = (session.prepare(FREE).await?, session.tells);
+            let change = session.client.transaction().await?;
+            change.execute(&free, &[&zammad, &settings.owner, &calls, &fences]).await?;
+            if tells {
+                let names = calls.iter().map(|call| (zammad.to_owned(), (*call).to_owned()));
+                tell(&change, &names.collect::<Vec<_>>()).await?;
+            }
+            change.commit().await
         })
         .await
     }
@@ -106,12 +176,10 @@ impl Link {
         calls: &[String],
         known: &[String],
     ) -> Result<Waiting, OutboxError> {
-        self.ask(async |client, _| {
-            let new = "SELECT event_id, payload, attempt_ms, held, restored, call_id FROM outbox_event
-                 WHERE zammad = $1 AND call_id = ANY($2) AND state = 'pending' AND event_id <> ALL($3)
-                 ORDER BY call_id, step, happened_ms, place, event_id";
+        self.ask(async |session, _| {
+            let new = session.prepare(WAITING).await?;
             let mut found = Waiting::default();
-            for row in &client.query(new, &[&zammad, &calls, &known]).await? {
+            for row in &session.client.query(&new, &[&zammad, &calls, &known]).await? {
                 match event(row) {
                     Ok(event) => found.events.push(event),
                     Err(why) => found.unreadable.push((row.get(5), row.get(0), why)),
@@ -131,7 +199,7 @@ impl Link {
         zammad: &str,
         settles: &[(Claimed, String, Settled)],
     ) -> Result<Recorded, OutboxError> {
-        self.ask(async |client, settings| settle(client, &settings.owner, zammad, settles).await).await
+        self.ask(async |session, settings| settle(session, &settings.owner, zammad, settles).await).await
     }
 
     /// Deletes what is over for longer than it is kept, and calls of which nothing is left. Returns how many events.
@@ -143,7 +211,7 @@ impl Link {
             i64::try_from(now.0.saturating_sub(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX)))
                 .unwrap_or(0)
         };
-        self.ask(async |client, Settings { delivered_keep, dead_keep, .. }| {
+        self.ask(async |Session { client, .. }, Settings { delivered_keep, dead_keep, .. }| {
             let mut gone = 0;
             for (state, keep) in [("delivered", *delivered_keep), ("dead", *dead_keep)] {
                 let old = "DELETE FROM outbox_event WHERE event_id IN (
@@ -166,7 +234,7 @@ impl Link {
     /// # Errors
     /// [`OutboxError`]; then the lease ends by itself.
     pub async fn let_go(&mut self, zammad: &str) -> Result<(), OutboxError> {
-        self.ask(async |client, settings| {
+        self.ask(async |Session { client, .. }, settings| {
             let free =
                 "UPDATE outbox_line SET owner = NULL, lease_until = NULL WHERE zammad = $1 AND owner = $2";
             client.execute(free, &[&zammad, &settings.owner]).await.map(drop)
@@ -176,96 +244,118 @@ impl Link {
 }
 
 async fn claim(
-    client: &mut Client,
+    session: &mut Session,
     Settings { owner, lease, .. }: &Settings,
     zammad: &str,
     calls: &[String],
     limit: usize,
 ) -> Result<Vec<Claimed>, tokio_postgres::Error> {
     let lease = lease.as_secs_f64();
-    let take = |which: &str| {
-        format!(
-            "UPDATE outbox_line SET owner = $2, fence = fence + 1, lease_until = now() + $3 * interval '1 second'
-             WHERE zammad = $1 AND call_id IN (
-                 SELECT call_id FROM outbox_line
-                 WHERE zammad = $1 AND waiting > 0 AND (owner IS NULL OR lease_until < now()) {which} LIMIT $4
-                 FOR UPDATE SKIP LOCKED)
-             RETURNING call_id, fence"
-        )
-    };
+    let most = |limit: usize| i64::try_from(limit).unwrap_or(i64::MAX);
     if !calls.is_empty() {
-        let most = i64::try_from(limit).unwrap_or(i64::MAX);
-        let named = take("AND call_id = ANY($5)");
-        return Ok(claimed(&client.query(&named, &[&zammad, owner, &lease, &most, &calls]).await?));
+        let named = session.prepare(CLAIM_NAMED).await?;
+        let of: &[&(dyn ToSql + Sync)] = &[&zammad, owner, &lease, &most(limit), &calls];
+        return Ok(claimed(&session.client.query(&named, of).await?));
     }
     let (latest, first) = (limit / 2, limit - limit / 2);
     let mut all = Vec::new();
-    for (which, most) in [("ORDER BY began DESC", latest), ("ORDER BY began", first)] {
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
-        all.extend(claimed(&client.query(&take(which), &[&zammad, owner, &lease, &most]).await?));
+    for (which, limit) in [(CLAIM_LATEST, latest), (CLAIM_FIRST, first)] {
+        let take = session.prepare(which).await?;
+        all.extend(claimed(&session.client.query(&take, &[&zammad, owner, &lease, &most(limit)]).await?));
     }
     Ok(all)
 }
 
 async fn settle(
-    client: &mut Client,
+    session: &mut Session,
     owner: &str,
     zammad: &str,
     settles: &[(Claimed, String, Settled)],
 ) -> Result<Recorded, tokio_postgres::Error> {
     let calls: BTreeSet<&str> = settles.iter().map(|(line, _, _)| line.call_id.as_str()).collect();
     let calls: Vec<&str> = calls.into_iter().collect();
-    let change = client.transaction().await?;
+    let (hold, attempt) = (session.prepare(HOLD).await?, session.prepare(ATTEMPT).await?);
+    let (missing, over) = (session.prepare(MISSING).await?, session.prepare(OVER).await?);
+    let less = session.prepare(LESS).await?;
+    let change = session.client.transaction().await?;
     // From here to the end nobody takes one of them over.
-    let ours = change
-        .query(
-            "SELECT call_id, fence FROM outbox_line WHERE zammad = $1 AND call_id = ANY($2) AND owner = $3
-             ORDER BY call_id FOR UPDATE",
-            &[&zammad, &calls, &owner],
-        )
-        .await?;
+    let ours = change.query(&hold, &[&zammad, &calls, &owner]).await?;
     let fences: BTreeMap<&str, i64> = ours.iter().map(|row| (row.get(0), row.get(1))).collect();
     let (mine, lost): (Vec<_>, Vec<_>) =
         settles.iter().partition(|(line, _, _)| fences.get(line.call_id.as_str()) == Some(&line.fence));
-    let mut ended = BTreeMap::<&str, i64>::new();
-    for (line, id, settled) in mine {
-        let at = |at: &UnixMillis| i64::try_from(at.0).unwrap_or(i64::MAX);
-        let (state, ms, note) = match settled {
-            Settled::Delivered { at: ms, note } => ("delivered", at(ms), note.as_deref()),
-            Settled::Dead { at: ms, story } => ("dead", at(ms), Some(story.as_str())),
-            Settled::Attempt { at: ms } => {
-                let begun =
-                    "UPDATE outbox_event SET attempt_ms = $2 WHERE event_id = $1 AND state = 'pending'";
-                change.execute(begun, &[id, &at(ms)]).await?;
-                continue;
-            }
-            Settled::Unattempted => {
-                let back = "UPDATE outbox_event SET attempt_ms = NULL WHERE event_id = $1";
-                change.execute(back, &[id]).await?;
-                continue;
-            }
-            Settled::Missing => {
-                let plain = "UPDATE outbox_event SET restored = false, attempt_ms = NULL WHERE event_id = $1";
-                change.execute(plain, &[id]).await?;
-                continue;
-            }
-        };
-        let over = "UPDATE outbox_event SET state = $2, settled_ms = $3, note = $4, settled_by = $5
-             WHERE event_id = $1 AND state = 'pending'";
-        let rows = change.execute(over, &[id, &state, &ms, &note, &owner]).await?;
-        *ended.entry(&line.call_id).or_default() += i64::try_from(rows).unwrap_or(0);
+    let said = Said::of(mine.into_iter().map(|(_, id, settled)| (id.as_str(), settled)));
+    if !said.missing.is_empty() {
+        change.execute(&missing, &[&said.missing]).await?;
+    }
+    if !said.attempts.is_empty() {
+        let (ids, at): (Vec<&str>, Vec<Option<i64>>) = said.attempts.into_iter().unzip();
+        change.execute(&attempt, &[&ids, &at]).await?;
     }
     let mut freed = Vec::new();
-    for (call, count) in ended {
-        let less = "UPDATE outbox_line SET waiting = waiting - $3,
-                 owner = CASE WHEN waiting > $3 THEN owner END,
-                 lease_until = CASE WHEN waiting > $3 THEN lease_until END
-             WHERE zammad = $1 AND call_id = $2 RETURNING call_id, fence, waiting";
-        let left = change.query(less, &[&zammad, &call, &count]).await?;
-        freed.extend(claimed(&left).into_iter().filter(|_| left.iter().all(|row| row.get::<_, i64>(2) == 0)));
+    if !said.over.is_empty() {
+        let (ids, how): (Vec<&str>, Vec<Over<'_>>) = said.over.into_iter().unzip();
+        let states: Vec<&str> = how.iter().map(|over| over.state).collect();
+        let at: Vec<i64> = how.iter().map(|over| over.at).collect();
+        let notes: Vec<Option<&str>> = how.iter().map(|over| over.note).collect();
+        let rows = change.query(&over, &[&ids, &states, &at, &notes, &owner]).await?;
+        let mut ended = BTreeMap::<&str, i64>::new();
+        for row in &rows {
+            *ended.entry(row.get(0)).or_default() += 1;
+        }
+        let (calls, counts): (Vec<&str>, Vec<i64>) = ended.into_iter().unzip();
+        let left = change.query(&less, &[&zammad, &calls, &counts]).await?;
+        let empty: Vec<Row> = left.into_iter().filter(|row| row.get::<_, i64>(2) == 0).collect();
+        freed = claimed(&empty);
     }
     change.commit().await?;
     Ok(Recorded { lost: lost.into_iter().map(|(_, id, _)| id.clone()).collect(), freed })
+}
+
+/// What was said of each event, one thing after the other.
+#[derive(Default)]
+struct Said<'a> {
+    missing: Vec<&'a str>,
+    /// When the attempt was begun that is not known to have failed.
+    attempts: BTreeMap<&'a str, Option<i64>>,
+    over: BTreeMap<&'a str, Over<'a>>,
+}
+
+struct Over<'a> {
+    state: &'static str,
+    at: i64,
+    note: Option<&'a str>,
+}
+
+impl<'a> Said<'a> {
+    fn of(settles: impl Iterator<Item = (&'a str, &'a Settled)>) -> Self {
+        let mut said = Self::default();
+        let ms = |at: &UnixMillis| i64::try_from(at.0).unwrap_or(i64::MAX);
+        for (id, settled) in settles {
+            match settled {
+                Settled::Delivered { at, note } => {
+                    said.over.entry(id).or_insert(Over {
+                        state: "delivered",
+                        at: ms(at),
+                        note: note.as_deref(),
+                    });
+                }
+                Settled::Dead { at, story } => {
+                    said.over.entry(id).or_insert(Over { state: "dead", at: ms(at), note: Some(story) });
+                }
+                Settled::Attempt { at } => {
+                    said.attempts.insert(id, Some(ms(at)));
+                }
+                Settled::Unattempted => {
+                    said.attempts.insert(id, None);
+                }
+                Settled::Missing => {
+                    said.attempts.insert(id, None);
+                    said.missing.push(id);
+                }
+            }
+        }
+        said
+    }
 }
 
 fn claimed(rows: &[Row]) -> Vec<Claimed> {

@@ -1,5 +1,6 @@
 //! One connection to the server: made when it is needed, made anew after whatever went wrong.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{AsyncMessage, Client, NoTls};
+use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
 use super::{OutboxError, Settings, schema};
 
@@ -15,6 +16,15 @@ use super::{OutboxError, Settings, schema};
 pub(super) const CHANNEL: &str = "freeswitch_zammad_outbox";
 /// How long anything may take. A network that swallows everything says nothing.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What a session of a node that was cut off must not do: hold rows that others wait for, or a place among the connections.
+/// An engine that knows one of these not has others, and its own.
+const SESSION: [&str; 5] = [
+    "SET idle_in_transaction_session_timeout = 10000",
+    "SET statement_timeout = 10000",
+    "SET tcp_keepalives_idle = 10",
+    "SET tcp_keepalives_interval = 5",
+    "SET tcp_keepalives_count = 3",
+];
 /// Words of new events that may wait to be heard. More make one look everywhere, which is right as well.
 const WORDS: usize = 256;
 
@@ -26,9 +36,30 @@ pub struct Link {
 }
 
 struct Open {
-    client: Client,
+    session: Session,
     words: mpsc::Receiver<String>,
     driver: AbortHandle,
+}
+
+/// What a connection is asked through.
+pub(super) struct Session {
+    /// The connection.
+    pub(super) client: Client,
+    /// Whether this engine can tell others of something new.
+    pub(super) tells: bool,
+    prepared: HashMap<&'static str, Statement>,
+}
+
+impl Session {
+    /// A statement that the server has been told of once.
+    pub(super) async fn prepare(&mut self, sql: &'static str) -> Result<Statement, tokio_postgres::Error> {
+        if let Some(known) = self.prepared.get(sql) {
+            return Ok(known.clone());
+        }
+        let statement = self.client.prepare(sql).await?;
+        self.prepared.insert(sql, statement.clone());
+        Ok(statement)
+    }
 }
 
 impl Drop for Open {
@@ -75,17 +106,17 @@ impl Link {
     /// connection is not trusted any more.
     pub(super) async fn ask<T>(
         &mut self,
-        job: impl AsyncFnOnce(&mut Client, &Settings) -> Result<T, tokio_postgres::Error>,
+        job: impl AsyncFnOnce(&mut Session, &Settings) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, OutboxError> {
         let settings = Arc::clone(&self.settings);
-        let kept = self.open.take().filter(|open| !open.client.is_closed());
+        let kept = self.open.take().filter(|open| !open.session.client.is_closed());
         let listens = self.listens;
         let asked = async {
             let mut open = match kept {
                 Some(open) => open,
                 None => connect(&settings, listens).await?,
             };
-            let said = job(&mut open.client, &settings).await.map_err(fault)?;
+            let said = job(&mut open.session, &settings).await.map_err(fault)?;
             Ok((open, said))
         };
         match tokio::time::timeout(PATIENCE, asked).await {
@@ -115,16 +146,28 @@ async fn connect(settings: &Settings, listens: bool) -> Result<Open, OutboxError
             }
         }
     });
-    let mut open = Open { client, words, driver: driver.abort_handle() };
-    schema::bring_up(&mut open.client).await?;
+    let session = Session { client, tells: false, prepared: HashMap::new() };
+    let mut open = Open { session, words, driver: driver.abort_handle() };
+    let Session { client, tells, .. } = &mut open.session;
+    for setting in SESSION {
+        try_out(client, setting).await?;
+    }
+    schema::bring_up(client).await?;
+    // An engine that has no such thing is looked into now and then all the same.
+    *tells = try_out(client, &format!("SELECT pg_notify('{CHANNEL}_tried', '')")).await?;
     if listens {
-        // An engine that has no such thing is looked into now and then all the same.
-        match open.client.batch_execute(&format!("LISTEN {CHANNEL}")).await {
-            Err(why) if why.is_closed() => return Err(fault(why)),
-            Ok(()) | Err(_) => {}
-        }
+        try_out(client, &format!("LISTEN {CHANNEL}")).await?;
     }
     Ok(open)
+}
+
+/// Does what not every engine knows; whether this one does.
+async fn try_out(client: &Client, statement: &str) -> Result<bool, OutboxError> {
+    match client.batch_execute(statement).await {
+        Ok(()) => Ok(true),
+        Err(why) if why.as_db_error().is_none() => Err(fault(why)),
+        Err(_) => Ok(false),
+    }
 }
 
 /// In words, without what a statement held.

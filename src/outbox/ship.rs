@@ -1,9 +1,7 @@
 //! Taking events in.
 
-use tokio_postgres::Client;
-
 use super::OutboxError;
-use super::link::{CHANNEL, Link};
+use super::link::{CHANNEL, Link, Session};
 use crate::cti::event::What;
 use crate::store::{self, Pending, Seq};
 
@@ -12,6 +10,33 @@ const WORD_MAX: usize = 7_000;
 /// What an event is noted with that came after its call's hangup was told: Zammad would not take it in.
 const TOO_LATE: &str = "not sent: it came after the call's hangup";
 
+/// Nothing of these lines is settled from here to the end, so that what is late is seen to be.
+const HOLD: &str = "\
+    SELECT call_id FROM outbox_line WHERE (zammad, call_id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+    ORDER BY zammad, call_id FOR UPDATE";
+/// What is new, each row once.
+const INSERT: &str = "\
+    INSERT INTO outbox_event (event_id, zammad, call_id, step, happened_ms, payload, attempt_ms, held, restored,
+                              place, shipped_by, state, note, settled_ms)
+    SELECT n.event_id, n.zammad, n.call_id, n.step, n.happened_ms, n.payload, n.attempt_ms, n.held, n.restored,
+           n.place, $10, CASE WHEN late.is THEN 'delivered' ELSE 'pending' END,
+           CASE WHEN late.is THEN $11 END, CASE WHEN late.is THEN n.happened_ms END
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::bigint[], $6::text[], $7::bigint[],
+                $8::boolean[], $9::boolean[], $12::bigint[])
+         AS n (event_id, zammad, call_id, step, happened_ms, payload, attempt_ms, held, restored, place)
+    CROSS JOIN LATERAL (SELECT n.step < 2 AND EXISTS (
+        SELECT 1 FROM outbox_event e WHERE e.zammad = n.zammad AND e.call_id = n.call_id AND e.step = 2
+                                       AND e.state <> 'pending') AS is) AS late
+    ORDER BY n.event_id
+    ON CONFLICT (event_id) DO NOTHING
+    RETURNING zammad, call_id, state";
+/// More waits in these lines.
+const ADD: &str = "\
+    INSERT INTO outbox_line (zammad, call_id, waiting)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n (zammad, call_id, waiting)
+    ORDER BY zammad, call_id
+    ON CONFLICT (zammad, call_id) DO UPDATE SET waiting = outbox_line.waiting + excluded.waiting";
+
 impl Link {
     /// Takes these events in, each with its place in this node's store, all or none; returns how many were not there yet.
     /// What was there stays as it is.
@@ -19,13 +44,13 @@ impl Link {
     /// # Errors
     /// [`OutboxError`]; then it may have taken them in all the same, and they can be given to it again.
     pub async fn ship(&mut self, events: &[(Seq, Pending)]) -> Result<u64, OutboxError> {
-        self.ask(async |client, settings| ship(client, &settings.node, events).await).await
+        self.ask(async |session, settings| ship(session, &settings.node, events).await).await
     }
 }
 
 /// Columns of the rows to be taken in, in one order at every node, so that two of them never wait for each other.
 async fn ship(
-    client: &mut Client,
+    session: &mut Session,
     node: &str,
     events: &[(Seq, Pending)],
 ) -> Result<u64, tokio_postgres::Error> {
@@ -41,27 +66,20 @@ async fn ship(
     let held: Vec<bool> = events.iter().map(|event| event.held).collect();
     let restored: Vec<bool> = events.iter().map(|event| event.restored).collect();
 
-    let change = client.transaction().await?;
+    let (zammads, calls) =
+        (column(|event| event.zammad.clone()), column(|event| event.event.call_id.to_string()));
+
+    let (hold, insert) = (session.prepare(HOLD).await?, session.prepare(INSERT).await?);
+    let (add, tells) = (session.prepare(ADD).await?, session.tells);
+    let change = session.client.transaction().await?;
+    change.execute(&hold, &[&zammads, &calls]).await?;
     let new = change
         .query(
-            "INSERT INTO outbox_event (event_id, zammad, call_id, step, happened_ms, payload, attempt_ms, held, restored,
-                                       place, shipped_by, state, note, settled_ms)
-             SELECT n.event_id, n.zammad, n.call_id, n.step, n.happened_ms, n.payload, n.attempt_ms, n.held, n.restored,
-                    n.place, $10, CASE WHEN late.is THEN 'delivered' ELSE 'pending' END,
-                    CASE WHEN late.is THEN $11 END, CASE WHEN late.is THEN n.happened_ms END
-             FROM unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::bigint[], $6::text[], $7::bigint[],
-                         $8::boolean[], $9::boolean[], $12::bigint[])
-                  AS n (event_id, zammad, call_id, step, happened_ms, payload, attempt_ms, held, restored, place)
-             CROSS JOIN LATERAL (SELECT n.step < 2 AND EXISTS (
-                 SELECT 1 FROM outbox_event e WHERE e.zammad = n.zammad AND e.call_id = n.call_id AND e.step = 2
-                                                AND e.state <> 'pending') AS is) AS late
-             ORDER BY n.event_id
-             ON CONFLICT (event_id) DO NOTHING
-             RETURNING zammad, call_id, state",
+            &insert,
             &[
                 &column(|event| event.id.clone()),
-                &column(|event| event.zammad.clone()),
-                &column(|event| event.event.call_id.to_string()),
+                &zammads,
+                &calls,
                 &steps,
                 &happened,
                 &column(store::payload),
@@ -81,12 +99,10 @@ async fn ship(
     if !lines.is_empty() {
         let (names, counts): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
         let (zammads, calls): (Vec<_>, Vec<_>) = names.iter().cloned().unzip();
-        let add = "INSERT INTO outbox_line (zammad, call_id, waiting)
-             SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n (zammad, call_id, waiting)
-             ORDER BY zammad, call_id
-             ON CONFLICT (zammad, call_id) DO UPDATE SET waiting = outbox_line.waiting + excluded.waiting";
-        change.execute(add, &[&zammads, &calls, &counts]).await?;
-        tell(&change, &names).await?;
+        change.execute(&add, &[&zammads, &calls, &counts]).await?;
+        if tells {
+            tell(&change, &names).await?;
+        }
     }
     change.commit().await?;
     Ok(new.len() as u64)
@@ -97,7 +113,7 @@ fn moment(ms: u64) -> i64 {
 }
 
 /// Wakes whoever listens, when the transaction is through.
-async fn tell(
+pub(super) async fn tell(
     change: &tokio_postgres::Transaction<'_>,
     calls: &[(String, String)],
 ) -> Result<(), tokio_postgres::Error> {

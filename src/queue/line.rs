@@ -20,7 +20,7 @@ pub struct Item {
     pub happened: UnixMillis,
     /// The call had been answered before.
     pub answered: bool,
-    /// A guarded attempt was begun and its end was never recorded.
+    /// An attempt was begun, and what came of it is not known.
     pub attempted: bool,
     /// An operator wants it to wait.
     pub held: bool,
@@ -152,7 +152,9 @@ impl Line {
             What::Hangup { cause } if late => {
                 item.event.body_with_cause(Some(&late_cause(cause, item.happened, now, &lateness.zone)))
             }
-            What::Answer { .. } if late || self.failures > 0 => item.event.without_identity().body(),
+            What::Answer { .. } if late || self.failures > 0 || item.attempted => {
+                item.event.without_identity().body()
+            }
             What::NewCall { .. } | What::Answer { .. } | What::Hangup { .. } => item.event.body(),
         }
     }

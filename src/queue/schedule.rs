@@ -392,6 +392,24 @@ impl Schedule {
         }
     }
 
+    /// Takes out all events of calls of which nothing is on its way, so that somebody else can go on with them; which, and
+    /// whether it may have arrived.
+    pub fn give_back(&mut self) -> Vec<(u64, bool)> {
+        let idle = self.lines.iter().filter(|(_, line)| !line.is_busy());
+        let idle: Vec<CallId> = idle.map(|(id, _)| id.clone()).collect();
+        let mut given = Vec::new();
+        for id in idle {
+            self.unlist(&id);
+            let Some(line) = self.lines.remove(&id) else { continue };
+            let first = line.items.front().map(|item| item.seq).filter(|_| line.failures > 0);
+            given.extend(line.items.iter().map(|item| (item.seq, Some(item.seq) == first)));
+        }
+        for (seq, _) in &given {
+            self.owners.remove(seq);
+        }
+        given
+    }
+
     /// An operator wants this event, and so what follows it in its call, to wait, or to go on.
     pub fn handle_held(&mut self, seq: u64, held: bool, now: UnixMillis) {
         let Some(id) = self.owners.get(&seq).cloned() else { return };

@@ -32,6 +32,8 @@ const WATCH: &str = "dir=$1; shift; \"$@\" </dev/null & read -r keep; kill -QUIT
 pub(crate) struct Server {
     programs: PathBuf,
     dir: TempDir,
+    /// Where it listens besides its own directory.
+    address: String,
     watched: Option<(Child, ChildStdin)>,
 }
 
@@ -110,12 +112,17 @@ async fn waiting(client: &Client) -> Vec<String> {
 
 impl Server {
     pub(crate) fn start() -> Self {
+        Self::start_at("")
+    }
+
+    /// On this address as well, for whoever comes.
+    pub(crate) fn start_at(address: &str) -> Self {
         let programs = programs().expect("asked for before");
         let dir = tempfile::Builder::new().prefix("pg").tempdir().unwrap();
         if is_root() {
             chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         }
-        let mut server = Self { programs, dir, watched: None };
+        let mut server = Self { programs, dir, address: address.to_owned(), watched: None };
         let made = server
             .command("initdb")
             .args("-U postgres -A trust -E UTF8 --no-locale --no-sync --wal-segsize=1 -D".split(' '))
@@ -123,6 +130,8 @@ impl Server {
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let whoever = fs::File::options().append(true).open(server.data().join("pg_hba.conf"));
+        whoever.unwrap().write_all(b"host all all 0.0.0.0/0 trust\n").unwrap();
         server.go_on();
         server
     }
@@ -136,7 +145,8 @@ impl Server {
         let mut shell = Command::new("sh");
         shell.args(["-c", WATCH, "sh"]).arg(self.dir.path()).arg(server);
         shell.arg("-D").arg(self.data()).arg("-k").arg(self.dir.path());
-        for setting in ["listen_addresses=", "fsync=off", "max_connections=100", "shared_buffers=16MB"] {
+        let address = format!("listen_addresses={}", self.address);
+        for setting in [&*address, "fsync=off", "max_connections=100", "shared_buffers=16MB"] {
             shell.args(["-c", setting]);
         }
         shell.current_dir(self.dir.path()).stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);

@@ -51,6 +51,13 @@ impl Program {
         Self::start_with(args, &[], None, user)
     }
 
+    /// On this host of [`ip netns`](https://man7.org/linux/man-pages/man8/ip-netns.8.html).
+    pub(crate) fn start_on(host: &str, args: &[&str]) -> Self {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", host, env!("CARGO_BIN_EXE_freeswitch-zammad")]);
+        Self::spawn(command, args, &[], None)
+    }
+
     fn start_with(
         args: &[&str],
         environment: &[(&str, &str)],
@@ -61,6 +68,15 @@ impl Program {
         if let Some(user) = user {
             command.uid(user).gid(user);
         }
+        Self::spawn(command, args, environment, input)
+    }
+
+    fn spawn(
+        mut command: Command,
+        args: &[&str],
+        environment: &[(&str, &str)],
+        input: Option<&[u8]>,
+    ) -> Self {
         let mut child = command
             .args(args)
             .env_clear()

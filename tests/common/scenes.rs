@@ -5,10 +5,11 @@
 use std::collections::BTreeSet;
 
 use freeswitch_zammad::sim::recording::Recording;
+use freeswitch_zammad::sim::zammad::{Row, Seen};
 use serde_json::Value;
 
 use crate::common;
-use crate::road::{Road, differences, renamed, rows_of};
+use crate::road::{Road, differences, differences_but, renamed, rows_of};
 
 /// A recording under its own legs, and what a person watching would say of it.
 pub(crate) struct Scene {
@@ -33,11 +34,32 @@ pub(crate) fn calls(scenes: &[Scene]) -> usize {
 }
 
 pub(crate) fn compare(road: &Road, scenes: &[Scene]) {
-    compare_but(road, scenes, &BTreeSet::new());
+    compare_by(road, scenes, &BTreeSet::new(), differences);
 }
 
-/// Of the calls that are `unsure` no more is known than that there is a row of each.
+/// Of the calls that are `unsure` no more is known than that there is a row of each. What a node has told and could not
+/// record another tells again.
 pub(crate) fn compare_but(road: &Road, scenes: &[Scene], unsure: &BTreeSet<String>) {
+    compare_by(road, scenes, unsure, |rows, seen, want| differences_but(rows, seen, want, is_told_again));
+}
+
+/// Whether all was told, from its beginning to its end, with whatever repetitions from somewhere on.
+fn is_told_again(right: &[String], told: &[String]) -> bool {
+    let mut reached = BTreeSet::from([0]);
+    for answer in told {
+        let goes_on =
+            |at: usize| (0..=at).filter(|from| right.get(*from) == Some(answer)).map(|from| from + 1);
+        reached = reached.into_iter().flat_map(goes_on).collect();
+    }
+    reached.contains(&right.len())
+}
+
+fn compare_by(
+    road: &Road,
+    scenes: &[Scene],
+    unsure: &BTreeSet<String>,
+    differences: fn(&[&Row], &[Seen], &Value) -> Vec<String>,
+) {
     let (rows, seen) = (road.zammad.log(), road.zammad.requests());
     assert_eq!(rows.len(), calls(scenes), "a row for each call");
     let mut wrong = Vec::new();

@@ -7,6 +7,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::table::{Table, lock};
 use super::{AGAIN, Job};
+use crate::edge::clock;
 use crate::edge::source::Unrecorded;
 use crate::outbox::{Claimed, Link, Settled};
 use crate::store::{Seq, Settle};
@@ -32,6 +33,7 @@ impl Recorder {
                 batch.push(next);
             }
             let lost = self.record(&batch).await;
+            self.give_back(&batch).await;
             for job in batch {
                 let any = job.settles.iter().any(|settle| lost.contains(&seq_of(settle).0));
                 // Whoever does not wait for it needs no answer.
@@ -41,6 +43,22 @@ impl Recorder {
         }
         // The drain has ended: others need not wait for the lease. If that fails, they do.
         let _ = self.link.let_go(&self.zammad).await;
+    }
+
+    /// What cannot be given back is kept no longer: then others have it when its lease is over.
+    async fn give_back(&mut self, batch: &[Job]) {
+        let leaving: Vec<Claimed> = {
+            let table = lock(&self.table);
+            let calls = batch.iter().flat_map(|job| &job.leaving);
+            let line =
+                |call: &String| Some(Claimed { call_id: call.clone(), fence: table.lines.get(call)?.fence });
+            calls.filter_map(line).collect()
+        };
+        if !leaving.is_empty() {
+            // The claiming side says why not.
+            let _ = self.link.free(&self.zammad, &leaving).await;
+            lock(&self.table).left(leaving, clock::monotonic());
+        }
     }
 
     /// Tries until it is recorded or not ours any more. The positions of which nothing could be recorded.

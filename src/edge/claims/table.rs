@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -11,6 +12,8 @@ use crate::store::{Pending, Seq, Settle};
 
 /// Outcomes that could not be recorded in time, and are remembered.
 const UNRECORDED_MAX: usize = 10_000;
+/// Past the lease of a line that was given back no answer about it is on its way.
+const LEFT: Duration = Duration::from_secs(30);
 
 /// What this node has.
 #[derive(Default)]
@@ -23,6 +26,10 @@ pub(super) struct Table {
     pub(super) until: Option<Instant>,
     /// What became of events whose call was lost meanwhile.
     pub(super) unrecorded: BTreeMap<String, Settled>,
+    /// Zammad is not reached: what this node has is for others.
+    pub(super) shut: bool,
+    /// Lines that were given back, until what was said of them before has surely come.
+    left: HashMap<String, (i64, Instant)>,
 }
 
 pub(super) struct Held {
@@ -33,18 +40,58 @@ pub(super) struct Held {
 pub(super) struct Line {
     pub(super) fence: i64,
     pub(super) events: BTreeSet<u64>,
+    /// It is being given back: nothing of it is sent any more, what became of its events is still recorded.
+    pub(super) leaving: bool,
+}
+
+impl Line {
+    const fn new(fence: i64) -> Self {
+        Self { fence, events: BTreeSet::new(), leaving: false }
+    }
 }
 
 impl Table {
     pub(super) fn holds(&self, seq: u64, now: Instant) -> bool {
-        self.until.is_some_and(|until| now < until) && self.events.contains_key(&seq)
+        let line = self.events.get(&seq).and_then(|held| self.lines.get(&held.call_id));
+        self.until.is_some_and(|until| now < until) && line.is_some_and(|line| !line.leaving)
+    }
+
+    /// The calls of these events are to be given back; those that were not yet.
+    pub(super) fn leave(&mut self, seqs: &[Seq]) -> Vec<String> {
+        let mut leaving = Vec::new();
+        for Seq(seq) in seqs {
+            let Some(held) = self.events.get(seq) else { continue };
+            if let Some(line) = self.lines.get_mut(&held.call_id).filter(|line| !line.leaving) {
+                line.leaving = true;
+                leaving.push(held.call_id.clone());
+            }
+        }
+        leaving
+    }
+
+    /// These were given back, or nearly.
+    pub(super) fn left(&mut self, lines: Vec<Claimed>, now: Instant) {
+        for Claimed { call_id, fence } in lines {
+            if self.lines.get(&call_id).is_some_and(|line| line.fence == fence) {
+                self.lose(&call_id);
+                self.left.insert(call_id, (fence, now));
+            }
+        }
+    }
+
+    /// The calls that are not to be kept.
+    pub(super) fn leaving(&mut self, now: Instant, lease: Duration) -> Vec<String> {
+        self.left.retain(|_, (_, since)| now.saturating_duration_since(*since) < lease + LEFT);
+        let leaving = self.lines.iter().filter(|(_, line)| line.leaving).map(|(call, _)| call);
+        leaving.chain(self.left.keys()).cloned().collect()
     }
 
     /// Takes a line's new events in; what became of one before is recorded instead.
     pub(super) fn take(&mut self, pending: Vec<Pending>) -> (Vec<Accepted>, Vec<Settle>) {
         let (mut new, mut over) = (Vec::new(), Vec::new());
         for event in pending {
-            let Some(line) = self.lines.get_mut(event.event.call_id.as_str()) else { continue };
+            let line = self.lines.get_mut(event.event.call_id.as_str()).filter(|line| !line.leaving);
+            let Some(line) = line else { continue };
             self.last += 1;
             let seq = self.last;
             line.events.insert(seq);
@@ -83,11 +130,15 @@ impl Table {
     /// What was renewed is ours until `until`; the events of the others.
     pub(super) fn compare(&mut self, kept: Vec<Claimed>, until: Instant) -> Vec<Seq> {
         let kept: HashMap<String, i64> = kept.into_iter().map(|line| (line.call_id, line.fence)).collect();
-        let lost = self.lines.iter().filter(|(call, line)| kept.get(*call) != Some(&line.fence));
+        let gone = |call: &String, line: &Line| !line.leaving && kept.get(call) != Some(&line.fence);
+        let lost = self.lines.iter().filter(|(call, line)| gone(call, line));
         let lost: Vec<String> = lost.map(|(call, _)| call.clone()).collect();
         let events = lost.iter().flat_map(|call| self.lose(call)).collect();
         for (call, fence) in kept {
-            self.lines.entry(call).or_insert(Line { fence, events: BTreeSet::new() });
+            // What was asked before it was given back says that it is ours still.
+            if self.left.get(&call).is_none_or(|(left, _)| *left != fence) {
+                self.lines.entry(call).or_insert(Line::new(fence));
+            }
         }
         self.until = Some(until);
         events
@@ -97,9 +148,10 @@ impl Table {
     /// have made of them is read anew.
     pub(super) fn claim(&mut self, new: &[Claimed]) -> Vec<Seq> {
         let before = new.iter().flat_map(|line| self.lose(&line.call_id)).collect();
-        let line =
-            |line: &Claimed| (line.call_id.clone(), Line { fence: line.fence, events: BTreeSet::new() });
-        self.lines.extend(new.iter().map(line));
+        for Claimed { call_id, fence } in new {
+            self.left.remove(call_id);
+            self.lines.insert(call_id.clone(), Line::new(*fence));
+        }
         before
     }
 
@@ -113,8 +165,10 @@ impl Table {
         }
     }
 
-    pub(super) fn known(&self) -> Vec<String> {
-        self.events.values().map(|held| held.id.clone()).collect()
+    /// The events of these calls that it has.
+    pub(super) fn known(&self, calls: &[String]) -> Vec<String> {
+        let seqs = calls.iter().filter_map(|call| self.lines.get(call)).flat_map(|line| &line.events);
+        seqs.filter_map(|seq| self.events.get(seq)).map(|held| held.id.clone()).collect()
     }
 
     pub(super) fn remember(&mut self, id: String, settled: Settled) {
@@ -130,8 +184,6 @@ pub(super) fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::cti::event::{CallId, Direction, Event, What};
     use crate::time::UnixMillis;
@@ -143,7 +195,7 @@ mod tests {
         let mut table = Table { until: Some(soon), ..Table::default() };
         assert_eq!(table.claim(&[line(1)]), []);
         let (new, over) = table.take(vec![newcall()]);
-        assert_eq!((new.len(), over.len(), table.known().len()), (1, 0, 1));
+        assert_eq!((new.len(), over.len(), known(&table).len()), (1, 0, 1));
         let first = new[0].0;
         assert!(table.holds(first.0, now) && !table.holds(first.0, soon) && !table.holds(first.0 + 1, now));
 
@@ -152,7 +204,7 @@ mod tests {
         assert!(table.holds(first.0, soon));
         // Claimed anew, whatever was known of it is not.
         assert_eq!(table.claim(&[line(2)]), [first]);
-        assert!(table.known().is_empty() && !table.holds(first.0, now));
+        assert!(known(&table).is_empty() && !table.holds(first.0, now));
         let second = table.take(vec![newcall()]).0[0].0;
         assert_ne!(first, second);
         // Another has it.
@@ -170,6 +222,10 @@ mod tests {
             new.is_empty() && matches!(over[..], [Settle::Delivered { at: UnixMillis(7), .. }]),
             "{over:?}"
         );
+    }
+
+    fn known(table: &Table) -> Vec<String> {
+        table.known(&["c".to_owned()])
     }
 
     fn line(fence: i64) -> Claimed {

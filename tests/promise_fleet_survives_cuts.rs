@@ -1,0 +1,279 @@
+//! Promise: whichever node is cut off from whatever, its switch, Zammad, PostgreSQL or all of them, without a word: each call
+//! is told once, whole and in order, by the nodes that can, and while it goes on.
+//!
+//! Each node is on a host of its own. `FLEET_SEED` sets what happens when.
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+#![expect(clippy::print_stderr, reason = "what was tried, to try it again")]
+
+mod common;
+#[path = "common/hosts.rs"]
+mod hosts;
+#[path = "common/node.rs"]
+mod node;
+#[path = "common/postgres.rs"]
+mod postgres;
+#[path = "common/program.rs"]
+mod program;
+#[path = "common/road.rs"]
+mod road;
+#[path = "common/scenes.rs"]
+mod scenes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use fastrand::Rng;
+use freeswitch_zammad::sim::recording::Event;
+use freeswitch_zammad::sim::zammad::{Fault, Seen};
+use freeswitch_zammad::sim::{switch, zammad};
+use hosts::Peer;
+use node::{Node, Sent};
+use postgres::{Server, emptied};
+use program::{PASSWORD, TOKEN};
+use road::{Road, within};
+use scenes::{Scene, calls, compare, compare_but, scenes};
+
+const NODES: usize = 3;
+/// So many of the recordings are interrupted by a cut, or by its end.
+const MISHAPS: usize = 16;
+/// What is noted of a hangup that nobody can know about: it must not be repeated, so the call may ring on.
+const UNSURE: &str = "may not have arrived%";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cuts_anywhere_lose_nothing_and_tell_nothing_twice() {
+    if !postgres::is_there() || !hosts::is_inside("cuts_anywhere_lose_nothing_and_tell_nothing_twice") {
+        return;
+    }
+    let seed = std::env::var("FLEET_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    eprintln!("FLEET_SEED={seed}");
+    let mut fleet = Fleet::start(NODES, Rng::with_seed(seed)).await;
+    let scenes = scenes(&fleet.road, "captures");
+    let mut mishaps: BTreeSet<usize> = BTreeSet::new();
+    while mishaps.len() < MISHAPS {
+        mishaps.insert(fleet.rng.usize(..scenes.len()));
+    }
+    for (number, scene) in scenes.iter().enumerate() {
+        let mishap = mishaps.contains(&number).then(|| fleet.rng.usize(..scene.recording.events().len()));
+        fleet.play(scene, mishap).await;
+    }
+    fleet.mend_all().await;
+    for node in &fleet.nodes {
+        node.shows("every call is over", |status| status["calls"]["going_on"] == 0).await;
+        node.shows("nothing waits in its store", |status| status["queue"]["waiting"] == 0).await;
+    }
+    emptied(&fleet.server.url()).await;
+
+    let client = postgres::connect(&fleet.server.url()).await;
+    let unsure = "SELECT call_id FROM outbox_event WHERE note LIKE $1";
+    let unsure = client.query(unsure, &[&UNSURE]).await.unwrap();
+    let unsure: BTreeSet<String> = unsure.iter().map(|row| row.get(0)).collect();
+    let owners = client.query("SELECT settled_by, count(*) FROM outbox_event GROUP BY 1", &[]).await.unwrap();
+    let owners: Vec<(Option<String>, i64)> = owners.iter().map(|row| (row.get(0), row.get(1))).collect();
+    eprintln!("{} of unknown fate; told by {owners:?}", unsure.len());
+    assert!(unsure.len() < calls(&scenes) / 3, "{unsure:?}");
+    compare_but(&fleet.road, &scenes, &unsure);
+    in_order(&fleet.road.zammad.requests());
+    for node in &mut fleet.nodes {
+        node.stop();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_a_node_that_does_not_reach_zammad_are_told_by_another_meanwhile() {
+    let test = "calls_of_a_node_that_does_not_reach_zammad_are_told_by_another_meanwhile";
+    if !postgres::is_there() || !hosts::is_inside(test) {
+        return;
+    }
+    let mut fleet = Fleet::start(2, Rng::with_seed(1)).await;
+    // The one that would have half of them, from the middle of a request on.
+    fleet.cut(0, Peer::Zammad);
+    let scenes = scenes(&fleet.road, "captures");
+    for scene in &scenes {
+        fleet.play(scene, None).await;
+    }
+    fleet.road.all_ended(calls(&scenes)).await;
+    emptied(&fleet.server.url()).await;
+    compare(&fleet.road, &scenes);
+    in_order(&fleet.road.zammad.requests());
+    // It takes part again.
+    fleet.mend(0, Peer::Zammad).await;
+    fleet.nodes[0].shows("it reaches Zammad", |status| status["zammads"][0]["link"] == "up").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_given_up_in_a_cut_does_not_arrive_after_it() {
+    if !postgres::is_there() || !hosts::is_inside("what_was_given_up_in_a_cut_does_not_arrive_after_it") {
+        return;
+    }
+    let mut fleet = Fleet::start(1, Rng::with_seed(1)).await;
+    let scenes = scenes(&fleet.road, "captures");
+    let scene = scenes.iter().find(|scene| scene.name == "in_answered_caller_hangs_up").unwrap();
+    let events = scene.recording.events();
+    let answered = events.iter().position(|event| event.name() == "CHANNEL_BRIDGE").unwrap();
+    let (first, rest) = events.split_at(answered);
+    first.iter().for_each(|event| fleet.send(event));
+    let told = |of: &str, seen: &[Seen]| seen.iter().filter(|s| s.event.as_deref() == Some(of)).count();
+    within("it begins", fleet.road.zammad.wait_until(|_, seen| told("newCall", seen) == 1)).await;
+    // The answer goes over a connection that is open, and is given up.
+    fleet.cut(0, Peer::Zammad);
+    rest.iter().for_each(|event| fleet.send(event));
+    fleet.nodes[0].shows("Zammad is away", |status| status["zammads"][0]["link"] == "away").await;
+    fleet.mend(0, Peer::Zammad).await;
+    fleet.road.all_ended(1).await;
+    // Within this time the kernel would have sent it again.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let seen = fleet.road.zammad.requests();
+    let answers = seen.iter().filter(|s| s.event.as_deref() == Some("answer"));
+    let bodies: Vec<&str> = answers.map(|answer| &*answer.body).collect();
+    assert!(
+        bodies.len() == 1 && !bodies[0].contains("answeringNumber"),
+        "a repeated answer opens no screen: {bodies:?}"
+    );
+}
+
+/// Of each call the newCall first and its hangup last, whatever was repeated between.
+fn in_order(seen: &[Seen]) {
+    const EVENTS: [&str; 3] = ["newCall", "answer", "hangup"];
+    let mut told: BTreeMap<&str, Vec<(usize, &str)>> = BTreeMap::new();
+    for request in seen.iter().filter(|seen| seen.processed) {
+        if let (Some(call), Some(event)) = (&request.call_id, &request.event) {
+            let rank = EVENTS.iter().position(|known| known == event).unwrap();
+            told.entry(call).or_default().push((rank, &request.body));
+        }
+    }
+    assert!(!told.is_empty());
+    for (call, events) in told {
+        let mut known = BTreeSet::new();
+        let first: Vec<usize> =
+            events.iter().filter(|(rank, _)| known.insert(*rank)).map(|(rank, _)| *rank).collect();
+        // A newCall that Zammad knows already changes nothing there, whenever it comes.
+        let last = events.iter().rev().map(|(rank, _)| *rank).find(|rank| *rank > 0);
+        assert!(first.is_sorted() && first[0] == 0, "{call}: {events:?}");
+        assert!(last.is_none_or(|last| last == 2), "{call}: {events:?}");
+    }
+}
+
+struct Fleet {
+    server: Server,
+    road: Road,
+    nodes: Vec<Node>,
+    /// Never cut off from the switch: somebody must have heard how a call really went.
+    witness: usize,
+    cuts: BTreeSet<(usize, Peer)>,
+    sent: Sent,
+    rng: Rng,
+}
+
+impl Fleet {
+    async fn start(nodes: usize, mut rng: Rng) -> Self {
+        hosts::lay(nodes);
+        let at = |peer: Peer| -> SocketAddr { format!("{}:0", peer.address()).parse().unwrap() };
+        let switch = switch::Settings {
+            address: at(Peer::Switch),
+            password: PASSWORD.into(),
+            heartbeat: Some(Duration::from_secs(1)),
+            ..switch::Settings::default()
+        };
+        let zammad = zammad::Settings {
+            address: at(Peer::Zammad),
+            token: TOKEN.into(),
+            ..zammad::Settings::default()
+        };
+        let server = Server::start_at(&Peer::Postgres.address());
+        let road = Road::of(switch, zammad);
+        // So that a cut finds requests on their way.
+        road.zammad.set_fault_rule(|seen| {
+            let wait = Duration::from_millis(seen.body.len() as u64 % 40);
+            Fault::slow(wait, wait)
+        });
+        let outbox = format!("postgres://postgres@{}/postgres?sslmode=disable", Peer::Postgres.address());
+        let mut nodes: Vec<Node> = (0..nodes).map(|n| Node::on_host(&road, &outbox, n)).collect();
+        for node in &mut nodes {
+            node.start(&road).await;
+        }
+        let witness = rng.usize(..nodes.len());
+        Self { server, road, nodes, witness, cuts: BTreeSet::new(), sent: Sent::new(), rng }
+    }
+
+    /// Returns once the witness has heard it. Before the event of this number something happens.
+    async fn play(&mut self, scene: &Scene, mishap: Option<usize>) {
+        for (number, event) in scene.recording.events().iter().enumerate() {
+            if mishap == Some(number) {
+                self.mishap().await;
+            }
+            self.send(event);
+        }
+        self.nodes[self.witness].has_heard(&self.sent).await;
+    }
+
+    fn send(&mut self, event: &Event) {
+        for connection in self.road.switch.send(event) {
+            *self.sent.entry(connection).or_default() += 1;
+        }
+    }
+
+    async fn mishap(&mut self) {
+        let node = self.rng.usize(..NODES);
+        let some = |rng: &mut Rng| Peer::ALL.into_iter().filter(|_| rng.bool()).collect::<Vec<_>>();
+        match self.rng.u8(0..10) {
+            0..6 => {
+                let peers = some(&mut self.rng);
+                for peer in peers {
+                    if peer != Peer::Switch || node != self.witness {
+                        self.cut(node, peer);
+                    }
+                }
+            }
+            6..9 => {
+                let ended = self.cuts.iter().copied().nth(self.rng.usize(..=self.cuts.len()));
+                if let Some((node, peer)) = ended {
+                    self.mend(node, peer).await;
+                }
+            }
+            _ => self.mend_all().await,
+        }
+        // Past a lease, a request, a switch's heartbeat, or none of it.
+        let wait = [0, 0, 700, 1_500, 2_500, 5_500][self.rng.usize(..6)];
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+    }
+
+    fn cut(&mut self, node: usize, peer: Peer) {
+        if self.cuts.insert((node, peer)) {
+            hosts::cut(node, peer);
+        }
+    }
+
+    /// What a node that has missed something would make of a call, the others have brought before it can.
+    async fn mend(&mut self, node: usize, peer: Peer) {
+        if peer == Peer::Switch {
+            let witness = self.witness;
+            if self.cuts.remove(&(witness, Peer::Postgres)) {
+                hosts::mend(witness, Peer::Postgres);
+            }
+            self.nodes[witness].has_heard(&self.sent).await;
+            let shipped = |status: &serde_json::Value| status["queue"]["waiting"] == 0;
+            self.nodes[witness].shows("the witness has brought all", shipped).await;
+        }
+        if self.cuts.remove(&(node, peer)) {
+            hosts::mend(node, peer);
+        }
+    }
+
+    /// Returns once every node has caught up with its switch.
+    async fn mend_all(&mut self) {
+        for (node, peer) in self.cuts.clone() {
+            self.mend(node, peer).await;
+        }
+        let mended = freeswitch_zammad::edge::clock::now();
+        for node in &self.nodes {
+            node.shows("it hears the switch", |status| {
+                let switch = &status["switches"][0];
+                switch["listening"] == true
+                    && switch["last_event"].as_str().is_some_and(|at| at > mended.to_string().as_str())
+            })
+            .await;
+        }
+        within("it is on the wire", self.road.switch.written()).await;
+    }
+}
