@@ -93,12 +93,18 @@ pub(crate) fn event(at: usize, spread: usize) -> Pending {
 
 /// Fills a store with so many events.
 pub(crate) fn fill(dir: &Path, events: usize) {
+    fill_from(dir, 0, events);
+}
+
+/// From this one on.
+pub(crate) fn fill_from(dir: &Path, first: usize, events: usize) {
     const AT_ONCE: usize = 1000;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let store = Store::open(dir, corpus::limits()).expect("a fresh store");
     runtime.block_on(async {
-        for begin in (0..events).step_by(AT_ONCE) {
-            let events = (begin..events.min(begin + AT_ONCE)).map(|at| event(at, 100)).collect();
+        let end = first + events;
+        for begin in (first..end).step_by(AT_ONCE) {
+            let events = (begin..end.min(begin + AT_ONCE)).map(|at| event(at, 100)).collect();
             store.accept(Accepting { events, state: vec![] }).await.expect("a disk with room");
         }
         store.close().await.expect("a sound disk");

@@ -10,6 +10,9 @@ mod drain;
 mod idle;
 mod latency;
 mod measure;
+mod outbox;
+#[path = "../../tests/common/postgres.rs"]
+mod postgres;
 mod server;
 mod track;
 
@@ -19,12 +22,13 @@ use measure::{Row, Size};
 
 type Bench = fn(Size) -> Vec<Row>;
 
-const BENCHES: [(&str, Bench); 7] = [
+const BENCHES: [(&str, Bench); 8] = [
     ("decode", decode::run),
     ("track", track::run),
     ("accept", accept::run),
     ("latency", latency::run),
     ("drain", drain::run),
+    ("outbox", outbox::run),
     ("backlog", backlog::run),
     ("idle", idle::run),
 ];

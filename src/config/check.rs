@@ -227,7 +227,7 @@ fn tls(
 }
 
 /// The PEM text of the file.
-fn ca(given: &Given<PathBuf>, key: &str, report: &mut Report) -> Option<String> {
+pub(super) fn ca(given: &Given<PathBuf>, key: &str, report: &mut Report) -> Option<String> {
     let path = &given.value;
     let read = read_text(path, path.display(), FILE_BYTES_MAX).and_then(|read| {
         if read.text.contains("-----BEGIN CERTIFICATE-----") {

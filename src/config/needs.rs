@@ -56,6 +56,7 @@ pub(super) fn stand_in_for_files(raw: &mut RawConfig) {
         stand_in_for_file(&mut zammad.rest_token, "not-read");
         zammad.ca_file = None;
     }
+    raw.outbox.ca_file = None;
     stand_in_for_file(&mut raw.outbox.url, "postgres://outbox.invalid/not-read");
     for switch in &mut raw.switches {
         stand_in_for_file(&mut switch.password, "not-read");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::OutboxConfig;
+use super::check::ca;
 use super::fault::{Origin, Report};
 use super::measure::{bounded, secret};
 use super::raw::RawOutbox;
@@ -17,6 +18,7 @@ const NODE_MAX: usize = 60;
 pub(super) fn outbox(raw: RawOutbox, report: &mut Report) -> Option<Option<OutboxConfig>> {
     if !raw.url.is_given() {
         let idle = [
+            ("ca_file", raw.ca_file.as_ref().map(|g| &g.origin)),
             ("node", raw.node.as_ref().map(|g| &g.origin)),
             ("lease_s", raw.lease_s.as_ref().map(|g| &g.origin)),
         ];
@@ -49,7 +51,12 @@ pub(super) fn outbox(raw: RawOutbox, report: &mut Report) -> Option<Option<Outbo
     };
     let keys = ["url", "url_file"];
     let url = secret(raw.url, &place, keys, "is empty", "write the URL of the PostgreSQL", report)?;
-    let server: Server = match url.value.expose().parse() {
+    let ca_origin = raw.ca_file.as_ref().map(|given| given.origin.clone());
+    let ca = match raw.ca_file {
+        Some(given) => Some(ca(&given, "outbox.ca_file", report)?),
+        None => None,
+    };
+    let server = match Server::new(url.value.expose(), ca) {
         Ok(server) => server,
         Err(why) => {
             let remedy = "write postgres://USER:PASSWORD@HOST/DATABASE";
@@ -57,9 +64,19 @@ pub(super) fn outbox(raw: RawOutbox, report: &mut Report) -> Option<Option<Outbo
             return None;
         }
     };
+    if let Some(origin) = ca_origin.filter(|_| !server.is_encrypted()) {
+        let what = "certificates to check against are given, and the URL asks for no encryption";
+        report.fault(
+            &origin,
+            "outbox.ca_file",
+            what,
+            "write ?sslmode=require behind the URL, or take this line out",
+        );
+    }
     if server.is_open_to_others() {
         let what = "numbers and names go to the outbox unencrypted";
-        let remedy = "go through a Unix socket, loopback or a VPN; then say so with ?sslmode=disable";
+        let remedy =
+            "write ?sslmode=require behind the URL; where nobody else can read along, ?sslmode=disable";
         report.warn(&url.origin, "outbox.url", what, remedy);
     }
     Some(Some(OutboxConfig { server, node: node?, lease: Duration::from_secs(lease?) }))

@@ -139,6 +139,7 @@ pub(super) struct RawAdmin {
 #[derive(Debug, Default)]
 pub(super) struct RawOutbox {
     pub(super) url: RawSecret,
+    pub(super) ca_file: Option<Given<PathBuf>>,
     pub(super) node: Option<Given<String>>,
     pub(super) lease_s: Option<Given<i64>>,
 }
@@ -290,6 +291,7 @@ fn admin(s: &mut Section<'_, '_>) -> RawAdmin {
 fn outbox(s: &mut Section<'_, '_>) -> RawOutbox {
     RawOutbox {
         url: RawSecret { text: s.secret("url"), file: s.path("url_file") },
+        ca_file: s.path("ca_file"),
         node: s.text("node"),
         lease_s: s.count("lease_s"),
     }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
+use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Statement};
 
 use super::{OutboxError, Settings, schema};
 
@@ -131,8 +132,38 @@ impl Link {
 }
 
 async fn connect(settings: &Settings, listens: bool) -> Result<Open, OutboxError> {
-    let (client, mut connection) = settings.server.0.connect(NoTls).await.map_err(fault)?;
     let (tell, words) = mpsc::channel(WORDS);
+    let (client, driver) = match &settings.server.tls {
+        None => {
+            let (client, connection) = settings.server.config.connect(NoTls).await.map_err(fault)?;
+            (client, drive(connection, tell))
+        }
+        Some(tls) => {
+            let (client, connection) = settings.server.config.connect(tls.clone()).await.map_err(fault)?;
+            (client, drive(connection, tell))
+        }
+    };
+    let session = Session { client, tells: false, prepared: HashMap::new() };
+    let mut open = Open { session, words, driver };
+    let Session { client, tells, .. } = &mut open.session;
+    for setting in SESSION {
+        try_out(client, setting).await?;
+    }
+    schema::bring_up(client).await?;
+    // An engine that has no such thing is looked into now and then all the same.
+    *tells = try_out(client, &format!("SELECT pg_notify('{CHANNEL}_tried', '')")).await?;
+    if listens {
+        try_out(client, &format!("LISTEN {CHANNEL}")).await?;
+    }
+    Ok(open)
+}
+
+/// Does what a connection has to do, and passes on what it hears.
+fn drive<S, T>(mut connection: Connection<S, T>, tell: mpsc::Sender<String>) -> AbortHandle
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let driver = tokio::spawn(async move {
         let mut messages = futures_util::stream::poll_fn(move |cx| connection.poll_message(cx));
         while let Some(message) = messages.next().await {
@@ -146,19 +177,7 @@ async fn connect(settings: &Settings, listens: bool) -> Result<Open, OutboxError
             }
         }
     });
-    let session = Session { client, tells: false, prepared: HashMap::new() };
-    let mut open = Open { session, words, driver: driver.abort_handle() };
-    let Session { client, tells, .. } = &mut open.session;
-    for setting in SESSION {
-        try_out(client, setting).await?;
-    }
-    schema::bring_up(client).await?;
-    // An engine that has no such thing is looked into now and then all the same.
-    *tells = try_out(client, &format!("SELECT pg_notify('{CHANNEL}_tried', '')")).await?;
-    if listens {
-        try_out(client, &format!("LISTEN {CHANNEL}")).await?;
-    }
-    Ok(open)
+    driver.abort_handle()
 }
 
 /// Does what not every engine knows; whether this one does.

@@ -17,55 +17,14 @@
 mod lines;
 mod link;
 mod schema;
+mod server;
 mod ship;
 
 use std::time::Duration;
 
-use tokio_postgres::config::{Host, SslMode};
-
 pub use lines::{Claimed, Recorded, Settled, Waiting};
 pub use link::Link;
-
-/// A PostgreSQL, from `postgres://USER:PASSWORD@HOST/DATABASE` or libpq's `host=… dbname=…`. Holds the password, which it
-/// does not show.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Server(tokio_postgres::Config);
-
-impl Server {
-    /// Whether what goes there can be read by others on its way.
-    #[must_use]
-    pub fn is_open_to_others(&self) -> bool {
-        let near = |host: &Host| match host {
-            Host::Unix(_) => true,
-            Host::Tcp(name) => {
-                name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-            }
-        };
-        self.0.get_ssl_mode() == SslMode::Prefer && !self.0.get_hosts().iter().all(near)
-    }
-}
-
-impl std::str::FromStr for Server {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        // The error's own words may quote what stood there; its cause says which part it is.
-        let mut server: tokio_postgres::Config =
-            text.parse().map_err(|_| "it is not written as one".to_owned())?;
-        if server.get_hosts().is_empty() {
-            return Err("it names no host".to_owned());
-        }
-        if server.get_ssl_mode() == SslMode::Require {
-            return Err("sslmode=require: this program does not speak TLS with PostgreSQL".to_owned());
-        }
-        server.application_name("freeswitch-zammad");
-        server.connect_timeout(CONNECT_MAX);
-        Ok(Self(server))
-    }
-}
-
-/// How long a connection may take to be made.
-const CONNECT_MAX: Duration = Duration::from_secs(5);
+pub use server::Server;
 
 /// How the outbox is reached, and by whom.
 #[derive(Clone)]

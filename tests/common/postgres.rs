@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -34,6 +34,7 @@ pub(crate) struct Server {
     dir: TempDir,
     /// Where it listens besides its own directory.
     address: String,
+    settings: &'static [&'static str],
     watched: Option<(Child, ChildStdin)>,
 }
 
@@ -52,11 +53,14 @@ pub(crate) fn is_there() -> bool {
 /// A database of its own, empty, in a server that all tests of this process share.
 pub(crate) async fn database() -> String {
     static SHARED: OnceLock<Server> = OnceLock::new();
+    let given = std::env::var_os("TEST_POSTGRES_URL").is_some();
+    database_of(if given { None } else { Some(SHARED.get_or_init(Server::start)) }).await
+}
+
+/// In this server, or without one in that of `TEST_POSTGRES_URL`.
+pub(crate) async fn database_of(server: Option<&Server>) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let server = match std::env::var("TEST_POSTGRES_URL") {
-        Ok(url) => url,
-        Err(_) => SHARED.get_or_init(Server::start).url(),
-    };
+    let server = server.map_or_else(|| std::env::var("TEST_POSTGRES_URL").unwrap(), Server::url);
     let name = format!("test_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let client = connect(&server).await;
     client.batch_execute(&format!("DROP DATABASE IF EXISTS {name}")).await.unwrap();
@@ -117,12 +121,38 @@ impl Server {
 
     /// On this address as well, for whoever comes.
     pub(crate) fn start_at(address: &str) -> Self {
-        let programs = programs().expect("asked for before");
+        Self::begin(tempfile::Builder::new().prefix("pg").tempdir().unwrap(), address, &["fsync=off"])
+    }
+
+    /// In this directory, with these settings.
+    pub(crate) fn begin(dir: TempDir, address: &str, settings: &'static [&'static str]) -> Self {
+        let mut server = Self::make(dir, address, settings);
+        server.go_on();
+        server
+    }
+
+    /// On this address, also encrypted, with this certificate and its key in PEM.
+    pub(crate) fn start_encrypted(address: &str, certificate: &str, key: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("pg").tempdir().unwrap();
+        let mut server = Self::make(dir, address, &["fsync=off", "ssl=on"]);
+        for (name, pem) in [("server.crt", certificate), ("server.key", key)] {
+            let file = server.data().join(name);
+            fs::write(&file, pem).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+            if is_root() {
+                chown(&file, Some(NOBODY), Some(NOBODY)).unwrap();
+            }
+        }
+        server.go_on();
+        server
+    }
+
+    fn make(dir: TempDir, address: &str, settings: &'static [&'static str]) -> Self {
+        let programs = programs().expect("asked for before");
         if is_root() {
             chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         }
-        let mut server = Self { programs, dir, address: address.to_owned(), watched: None };
+        let server = Self { programs, dir, address: address.to_owned(), settings, watched: None };
         let made = server
             .command("initdb")
             .args("-U postgres -A trust -E UTF8 --no-locale --no-sync --wal-segsize=1 -D".split(' '))
@@ -132,7 +162,6 @@ impl Server {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let whoever = fs::File::options().append(true).open(server.data().join("pg_hba.conf"));
         whoever.unwrap().write_all(b"host all all 0.0.0.0/0 trust\n").unwrap();
-        server.go_on();
         server
     }
 
@@ -146,7 +175,7 @@ impl Server {
         shell.args(["-c", WATCH, "sh"]).arg(self.dir.path()).arg(server);
         shell.arg("-D").arg(self.data()).arg("-k").arg(self.dir.path());
         let address = format!("listen_addresses={}", self.address);
-        for setting in [&*address, "fsync=off", "max_connections=100", "shared_buffers=16MB"] {
+        for setting in [&*address, "max_connections=100", "shared_buffers=16MB"].iter().chain(self.settings) {
             shell.args(["-c", setting]);
         }
         shell.current_dir(self.dir.path()).stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
