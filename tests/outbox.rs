@@ -3,6 +3,8 @@
 
 #[path = "common/postgres.rs"]
 mod postgres;
+#[path = "common/wire_to_postgres.rs"]
+mod wire_to_postgres;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -193,6 +195,95 @@ async fn the_tables_are_made_once_whoever_comes_first_and_others_are_refused() {
     let refused = node(&db, "old").ship(&placed(&event)).await.unwrap_err();
     assert_eq!(refused, OutboxError::Newer { found: 2, known: 1 });
     assert!(refused.to_string().contains("bring it up to date"));
+}
+
+#[tokio::test]
+async fn tables_of_every_older_format_are_brought_up_to_date_where_they_stand() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/postgres");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut steps: Vec<_> = files.filter(|path| path.extension().is_some_and(|e| e == "sql")).collect();
+    steps.sort();
+    assert!(!steps.is_empty());
+    for format in 0..=steps.len() {
+        let Some(db) = database().await else { return };
+        let client = postgres::connect(&db).await;
+        let table = "CREATE TABLE outbox_schema (step integer NOT NULL PRIMARY KEY, name text NOT NULL,
+                         digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())";
+        client.batch_execute(table).await.unwrap();
+        for (number, step) in (1_i32..).zip(&steps[..format]) {
+            let sql = std::fs::read_to_string(step).unwrap();
+            client.batch_execute(&sql).await.unwrap();
+            let digest = format!("{:08x}", crc32fast::hash(sql.as_bytes()));
+            let note = "INSERT INTO outbox_schema (step, name, digest) VALUES ($1, '', $2)";
+            client.execute(note, &[&number, &digest]).await.unwrap();
+        }
+        assert_eq!(node(&db, "a").ship(&placed(&story("c1"))).await, Ok(3), "format {format}");
+        let last = client.query_one("SELECT max(step) FROM outbox_schema", &[]).await.unwrap();
+        assert_eq!(last.get::<_, i32>(0), i32::try_from(steps.len()).unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_cut_off_in_a_transaction_does_not_hold_up_the_others_for_long() {
+    if database().await.is_none() {
+        return;
+    }
+    let server = postgres::Server::start();
+    let wire = wire_to_postgres::Wire::to(server.dir(), &[]).await;
+    let (mut a, mut b) = (node(&wire.url("postgres"), "a"), node(&server.url(), "b"));
+    let whole = story("c1");
+    a.ship(&placed(&whole)).await.unwrap();
+    let line = a.claim("main", &[], 10).await.unwrap().remove(0);
+    wire.cut_in_next_transaction();
+    let said = [(line, whole[0].id.clone(), Settled::Delivered { at: AT, note: None })];
+    let taking = async {
+        lapse(&server.url()).await;
+        loop {
+            // Passed over as long as the row is held.
+            let taken = b.claim("main", &[], 10).await.unwrap();
+            if !taken.is_empty() {
+                return taken;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let (cut, taken) = {
+        let settling = a.settle("main", &said);
+        tokio::pin!(settling);
+        // It has the row before anybody asks for it.
+        let held = async {
+            while !wire.is_cut() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            done = &mut settling => panic!("{done:?}"),
+            () = held => {}
+        }
+        let taken = tokio::time::timeout(Duration::from_secs(40), taking).await.unwrap();
+        (settling.await, taken)
+    };
+    assert!(matches!(cut, Err(OutboxError::Away(_))), "{cut:?}");
+    assert_eq!(taken, [Claimed { call_id: "c1".into(), fence: 2 }]);
+    assert_eq!(events(&mut b, &taken).await, whole);
+}
+
+#[tokio::test]
+async fn lines_that_are_given_back_are_anothers_at_once() {
+    let Some(db) = database().await else { return };
+    let (mut a, mut b) = (node(&db, "a"), node(&db, "b"));
+    for call in ["c1", "c2"] {
+        a.ship(&placed(&story(call))).await.unwrap();
+    }
+    let lines = a.claim("main", &[], 10).await.unwrap();
+    let (back, kept) = lines.split_at(1);
+    // What is not to be kept is not.
+    assert_eq!(a.renew("main", &[back[0].call_id.clone()]).await, Ok(kept.to_vec()));
+    let stale = Claimed { fence: kept[0].fence + 1, ..kept[0].clone() };
+    a.free("main", &[back[0].clone(), stale]).await.unwrap();
+    let again = Claimed { fence: back[0].fence + 1, ..back[0].clone() };
+    assert_eq!(b.claim("main", &[], 10).await, Ok(vec![again]));
+    assert_eq!(a.renew("main", &[]).await, Ok(kept.to_vec()));
 }
 
 #[tokio::test]

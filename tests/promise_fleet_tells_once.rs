@@ -9,6 +9,8 @@ mod postgres;
 mod road;
 #[path = "common/scenes.rs"]
 mod scenes;
+#[path = "common/wire_to_postgres.rs"]
+mod wire_to_postgres;
 
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use postgres::{Server, emptied, rows};
 use road::{Road, drained, until, within};
 use scenes::{calls, compare, scenes};
 use tempfile::TempDir;
+use wire_to_postgres::Wire;
 
 /// Long enough for any machine, short enough to wait for.
 const LEASE: Duration = Duration::from_secs(3);
@@ -82,6 +85,75 @@ async fn while_the_outbox_is_away_calls_wait_in_the_store_and_then_all_are_told(
     emptied(&server.url()).await;
     compare(&road, &scenes);
     node.daemon.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_can_tell_nobody_of_anything_is_as_good() {
+    if !postgres::is_there() {
+        return;
+    }
+    let server = Server::start();
+    let wire = Wire::to(server.dir(), &["LISTEN", "pg_notify", "SET tcp_", "SET idle_in"]).await;
+    let road = Road::new();
+    let db = wire.url("postgres");
+    let pair = [Node::start(&road, &db, "a").await, Node::start(&road, &db, "b").await];
+    listening(&road, pair.len()).await;
+    let scenes = scenes(&road, "captures");
+    for scene in &scenes {
+        road.play(&scene.recording).await;
+    }
+    road.all_ended(calls(&scenes)).await;
+    for node in pair {
+        drained(node.daemon.store()).await;
+        node.daemon.stop().await.unwrap();
+    }
+    emptied(&server.url()).await;
+    compare(&road, &scenes);
+    assert!(wire.refused() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn either_of_a_pair_can_be_newer_and_what_the_older_has_heard_waits_in_its_store() {
+    if !postgres::is_there() {
+        return;
+    }
+    let db = postgres::database().await;
+    let road = Road::new();
+    let newer = Node::start(&road, &db, "newer").await;
+    listening(&road, 1).await;
+    let scenes = scenes(&road, "captures");
+    let (first, rest) = scenes.split_at(scenes.len() / 3);
+    let (second, third) = rest.split_at(rest.len() / 2);
+    for scene in first {
+        road.play(&scene.recording).await;
+    }
+    road.all_ended(calls(first)).await;
+    // The step of a version to come; whoever is connected goes on.
+    let client = postgres::connect(&db).await;
+    let step = "INSERT INTO outbox_schema (step, name, digest) VALUES (99, 'to come', '00000000')";
+    client.batch_execute(step).await.unwrap();
+    let older = Node::start(&road, &db, "older").await;
+    listening(&road, 2).await;
+    for scene in second {
+        road.play(&scene.recording).await;
+    }
+    road.all_ended(calls(first) + calls(second)).await;
+    let away = || older.daemon.live().outbox.as_ref().unwrap().shipper.borrow().away.clone();
+    until("it says why", || away().is_some_and(|why| why.contains("bring it up to date"))).await;
+    let waits = older.daemon.store().counts().pending;
+    assert!(waits > 0, "what it heard it keeps");
+    // The newer is gone, too: all waits, and goes when the older is brought up to date.
+    newer.daemon.stop().await.unwrap();
+    for scene in third {
+        road.play(&scene.recording).await;
+    }
+    until("it keeps them", || older.daemon.store().counts().pending > waits).await;
+    client.batch_execute("DELETE FROM outbox_schema WHERE step = 99").await.unwrap();
+    road.all_ended(calls(&scenes)).await;
+    drained(older.daemon.store()).await;
+    emptied(&db).await;
+    compare(&road, &scenes);
+    older.daemon.stop().await.unwrap();
 }
 
 /// A daemon with a store of its own.

@@ -19,14 +19,14 @@ const INSERT: &str = "\
     INSERT INTO outbox_event (event_id, zammad, call_id, step, happened_ms, payload, attempt_ms, held, restored,
                               place, shipped_by, state, note, settled_ms)
     SELECT n.event_id, n.zammad, n.call_id, n.step, n.happened_ms, n.payload, n.attempt_ms, n.held, n.restored,
-           n.place, $10, CASE WHEN late.is THEN 'delivered' ELSE 'pending' END,
-           CASE WHEN late.is THEN $11 END, CASE WHEN late.is THEN n.happened_ms END
+           n.place, $10, CASE WHEN late.so THEN 'delivered' ELSE 'pending' END,
+           CASE WHEN late.so THEN $11 END, CASE WHEN late.so THEN n.happened_ms END
     FROM unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::bigint[], $6::text[], $7::bigint[],
                 $8::boolean[], $9::boolean[], $12::bigint[])
          AS n (event_id, zammad, call_id, step, happened_ms, payload, attempt_ms, held, restored, place)
     CROSS JOIN LATERAL (SELECT n.step < 2 AND EXISTS (
         SELECT 1 FROM outbox_event e WHERE e.zammad = n.zammad AND e.call_id = n.call_id AND e.step = 2
-                                       AND e.state <> 'pending') AS is) AS late
+                                       AND e.state <> 'pending') AS so) AS late
     ORDER BY n.event_id
     ON CONFLICT (event_id) DO NOTHING
     RETURNING zammad, call_id, state";

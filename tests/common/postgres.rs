@@ -214,6 +214,11 @@ impl Server {
         format!("host={} user=postgres dbname=postgres", self.dir.path().display())
     }
 
+    /// Where its socket is.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
