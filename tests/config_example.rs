@@ -111,7 +111,8 @@ fn load(text: &str, variables: &[(&str, &str)]) -> Loaded {
     write(folder.path(), "zammad-url", SECRETS[0].1);
     write(folder.path(), "freeswitch-password", SECRETS[1].1);
     write(folder.path(), "zammad-rest-token", "a-rest-token");
-    write(folder.path(), "outbox-url", "postgres://zammad:a-password@127.0.0.1/outbox");
+    write(folder.path(), "outbox-url", "postgres://zammad:a-password@127.0.0.1/outbox?sslmode=require");
+    write(folder.path(), "outbox-ca.pem", include_str!("docs/authority.pem"));
     write(folder.path(), "zammad-ca.pem", "-----BEGIN CERTIFICATE-----\n");
     let text = text.replace("/etc/freeswitch-zammad/", &format!("{}/", folder.path().display()));
     write(folder.path(), "config.toml", &text);

@@ -15,11 +15,12 @@ use super::example::{Entry, Example};
 /// A secret may stand in the file or in one of its own, not in both.
 const ALTERNATIVES: [(&str, &str); 3] =
     [("password", "password_file"), ("url", "url_file"), ("rest_token", "rest_token_file")];
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     ("zammad-url", "https://zammad.example.com/api/v1/cti/TOKEN"),
     ("freeswitch-password", "the-password-of-event_socket.conf.xml"),
     ("zammad-rest-token", "a-rest-token"),
-    ("outbox-url", "postgres://zammad:a-password@127.0.0.1/outbox"),
+    ("outbox-url", "postgres://zammad:a-password@127.0.0.1/outbox?sslmode=require"),
+    ("outbox-ca.pem", include_str!("authority.pem")),
     ("zammad-ca.pem", "-----BEGIN CERTIFICATE-----\n"),
 ];
 /// Lets a value that names a Zammad name another one.

@@ -224,6 +224,39 @@ mod tests {
         );
     }
 
+    #[test]
+    fn what_is_given_back_is_not_sent_any_more_and_no_late_answer_makes_it_ours_again() {
+        let now = crate::edge::clock::monotonic();
+        let (later, lease) = (now + Duration::from_secs(9), Duration::from_secs(2));
+        let mut table = Table { until: Some(later), ..Table::default() };
+        table.claim(&[line(1)]);
+        let seq = table.take(vec![newcall()]).0[0].0;
+        assert_eq!(table.leave(&[seq]), ["c"]);
+        assert_eq!(table.leave(&[seq]), [""; 0], "once");
+        // What became of it is still recorded, but nothing is begun, taken in or kept.
+        assert!(!table.holds(seq.0, now) && table.events.contains_key(&seq.0));
+        assert!(table.take(vec![newcall()]).0.is_empty());
+        assert_eq!(table.leaving(now, lease), ["c"]);
+        assert_eq!(table.compare(vec![], later), [], "nor is it lost");
+
+        table.left(vec![line(1)], now);
+        assert!(table.events.is_empty() && table.lines.is_empty());
+        // An answer to what was asked before.
+        table.compare(vec![line(1)], later);
+        assert!(table.lines.is_empty() && table.leaving(now, lease) == ["c"]);
+        // Claimed anew it is as any other.
+        table.claim(&[line(2)]);
+        assert!(table.leaving(now, lease).is_empty());
+        let fresh = table.take(vec![newcall()]).0[0].0;
+        assert!(table.holds(fresh.0, now));
+        // What was not given back after all may be kept when its lease is long over.
+        table.leave(&[fresh]);
+        table.left(vec![line(2)], now);
+        assert!(table.leaving(now + lease + LEFT, lease).is_empty());
+        table.compare(vec![line(2)], later);
+        assert_eq!(table.lines.len(), 1);
+    }
+
     fn known(table: &Table) -> Vec<String> {
         table.known(&["c".to_owned()])
     }
