@@ -160,6 +160,8 @@ struct Fleet {
     /// Never cut off from the switch: somebody must have heard how a call really went.
     witness: usize,
     cuts: BTreeSet<(usize, Peer)>,
+    /// Nodes that are to hear the switch again when the calls that go on are over.
+    hear_again: Vec<usize>,
     sent: Sent,
     rng: Rng,
 }
@@ -192,7 +194,16 @@ impl Fleet {
             node.start(&road).await;
         }
         let witness = rng.usize(..nodes.len());
-        Self { server, road, nodes, witness, cuts: BTreeSet::new(), sent: Sent::new(), rng }
+        Self {
+            server,
+            road,
+            nodes,
+            witness,
+            cuts: BTreeSet::new(),
+            hear_again: vec![],
+            sent: Sent::new(),
+            rng,
+        }
     }
 
     /// Returns once the witness has heard it. Before the event of this number something happens.
@@ -204,6 +215,9 @@ impl Fleet {
             self.send(event);
         }
         self.nodes[self.witness].has_heard(&self.sent).await;
+        for node in std::mem::take(&mut self.hear_again) {
+            self.mend(node, Peer::Switch).await;
+        }
     }
 
     fn send(&mut self, event: &Event) {
@@ -226,11 +240,9 @@ impl Fleet {
             }
             6..9 => {
                 let ended = self.cuts.iter().copied().nth(self.rng.usize(..=self.cuts.len()));
-                if let Some((node, peer)) = ended {
-                    self.mend(node, peer).await;
-                }
+                self.end(ended.into_iter().collect()).await;
             }
-            _ => self.mend_all().await,
+            _ => self.end(self.cuts.iter().copied().collect()).await,
         }
         // Past a lease, a request, a switch's heartbeat, or none of it.
         let wait = [0, 0, 700, 1_500, 2_500, 5_500][self.rng.usize(..6)];
@@ -240,6 +252,17 @@ impl Fleet {
     fn cut(&mut self, node: usize, peer: Peer) {
         if self.cuts.insert((node, peer)) {
             hosts::cut(node, peer);
+        }
+    }
+
+    /// A node that hears the switch again in the middle of a call may know less of it than the others, and be the first to say
+    /// how it ended: that is waited for.
+    async fn end(&mut self, cuts: Vec<(usize, Peer)>) {
+        for (node, peer) in cuts {
+            match peer {
+                Peer::Switch => self.hear_again.push(node),
+                Peer::Zammad | Peer::Postgres => self.mend(node, peer).await,
+            }
         }
     }
 
