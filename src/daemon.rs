@@ -3,7 +3,7 @@
 //! Stopping goes with the stream: the listeners first, so that nothing new comes in; then the intake, which
 //! commits what it has; then the drains, which finish the requests on their way; then the store.
 
-mod fleet;
+pub mod fleet;
 mod reload;
 
 use std::sync::Arc;
@@ -195,6 +195,9 @@ impl Daemon {
                 let _ = fail.try_send(Failure::Store(why));
             }
         });
+        if let Some(fleet) = fleet {
+            fleet.watch(&store, &live, &mut drains, &post);
+        }
         let control = serve(socket, store.clone(), live.clone(), post.clone());
         // Until the drains have finished: how they do is still to be seen.
         drains.spawn(history::run(live.history.clone(), store.clone(), post.clone()));

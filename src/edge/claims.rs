@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use recorder::Recorder;
-use table::{Table, lock};
+use table::{Heeded, Table, lock};
 
 use super::accept::Accepted;
 use super::clock;
@@ -234,6 +234,8 @@ impl Claims {
             };
             self.tell_lost(before).await;
         }
+        let known = lock(table).known_of(if due { None } else { Some(named) });
+        self.heed(link, table, known).await?;
         let (ours, known) = {
             let table = lock(table);
             let all = due || matches!(woken, Woken::Heard(calls) if calls.is_empty());
@@ -241,7 +243,7 @@ impl Claims {
                 .lines
                 .iter()
                 .filter(|(call, line)| all || line.events.is_empty() || named.contains(*call));
-            (ours.map(|(call, _)| call.clone()).collect::<Vec<_>>(), table.known())
+            (ours.map(|(call, _)| call.clone()).collect::<Vec<_>>(), table.known_of(None))
         };
         if ours.is_empty() {
             return Ok(());
@@ -260,6 +262,31 @@ impl Claims {
             let _ = self.accepted.send(event).await;
         }
         self.bury(link, table, unreadable).await
+    }
+
+    /// Does what an operator, at whatever node, has ordered of these events.
+    async fn heed(
+        &self,
+        link: &mut Link,
+        table: &Mutex<Table>,
+        known: Vec<String>,
+    ) -> Result<(), OutboxError> {
+        if known.is_empty() {
+            return Ok(());
+        }
+        let standing = link.standing(&known).await?;
+        let Heeded { held, released, gone } = lock(table).heed(&known, standing);
+        for order in [Order::Held(held, true), Order::Held(released, false), Order::Removed(gone)] {
+            let any = match &order {
+                Order::Held(seqs, _) | Order::Removed(seqs) => !seqs.is_empty(),
+                Order::Revived(_) | Order::Pause(_) | Order::Reload(_) => true,
+            };
+            if any {
+                // A drain that is gone needs nothing.
+                let _ = self.orders.send(order).await;
+            }
+        }
+        Ok(())
     }
 
     /// Rows that cannot be read are dead letters, or they would hold up their calls for ever.

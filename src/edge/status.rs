@@ -13,7 +13,14 @@
 //!   "backfills": [{ "switch", "dir", "busy", "gaps", "files", "calls", "skipped", "left_out", "lost",
 //!                   "unlisted", "reason" }],
 //!   "outbox": { "node", "reason": null | "why it takes nothing", "shipped", "known", "last_shipped",       only with one
-//!               "shares": [{ "zammad", "reason": null | "why nothing is taken", "calls", "events", "lost" }] },
+//!               "shares": [{ "zammad", "reason": null | "why nothing is taken", "calls", "events", "lost" }],
+//!               "fleet": { "reason": null | "why it cannot be read now", "seen_age_s", "figures_age_s", "same_name": false,
+//!                          "nodes": [{ "node", "this": true, "state": "up" | "silent" | "stopped", "seen", "seen_ms",
+//!                                      "version", "started_ms", "switches": [{ "name", "listening", "since", "reason" }],
+//!                                      "zammads": [{ "name", "link", "since", "reason", "paused", "in_flight" }],
+//!                                      "to_ship", "calls", "disk_refuses" }],
+//!                          "zammads": [{ "zammad", "waiting", "oldest_age_s", "dead", "delivered_kept",
+//!                                        "hands": [{ "node", "calls", "events" }] }] } },
 //!   "loops": [{ "name", "still_ms", "stuck": false }],                      what the daemon is made of, and whether it moves
 //!   "zammads": [{ "name", "url", "link": "up" | "unasked" | "away" | "misconfigured", "reason", "since", "paused",
 //!                 "in_flight", "last_delivery", "delivered", "dead", "repeated", "healed", "ambiguous", "dropped",
@@ -21,7 +28,7 @@
 //! ```
 //!
 //! That is [`status`]; from a store without a daemon only `version`, `running`, `now` and `queue` are there, the names of
-//! the Zammads that are `paused`, and of the lists all but `history`.
+//! the Zammads that are `paused`, of `outbox` its `node` and `fleet`, and of the lists all but `history`.
 //! [`snapshot`] adds lists, each bounded, newest first:
 //!
 //! ```text
@@ -49,7 +56,7 @@ use super::drain::DrainState;
 use super::listener::LinkState;
 use super::ongoing::{self, Call, Calls};
 use super::shown::Shown;
-use super::{clock, history, mask, pauses, pulse};
+use super::{clock, fleet, history, mask, pauses, pulse};
 use crate::cti::event::{Direction, What};
 use crate::queue::breaker::Link;
 use crate::queue::schedule::Counters;
@@ -122,6 +129,7 @@ pub fn status(store: &Store, live: Option<&Live>) -> Value {
             status["outbox"] = json!({
                 "node": outbox.node, "reason": shipper.away, "shipped": shipper.shipped, "known": shipper.known,
                 "last_shipped": shipper.last.map(|at| at.to_string()), "shares": shares.collect::<Vec<_>>(),
+                "fleet": fleet::shown(&outbox.fleet.borrow(), &outbox.node, now),
             });
         }
         status["loops"] = live.pulse.ages(clock::monotonic()).iter().map(a_loop).collect();

@@ -13,6 +13,12 @@ use crate::time::UnixMillis;
 /// Most events that are deleted at once.
 const TRIM_MAX: i64 = 20_000;
 
+/// So many events less wait in a call: `$1` Zammad, `$2` call, `$3` how many. Where none is left it is nobody's.
+pub(super) const LESS: &str = "UPDATE outbox_line SET waiting = waiting - $3,
+         owner = CASE WHEN waiting > $3 THEN owner END,
+         lease_until = CASE WHEN waiting > $3 THEN lease_until END
+     WHERE zammad = $1 AND call_id = $2 RETURNING call_id, fence, waiting";
+
 /// A line that this node has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claimed {
@@ -257,11 +263,7 @@ async fn settle(
     }
     let mut freed = Vec::new();
     for (call, count) in ended {
-        let less = "UPDATE outbox_line SET waiting = waiting - $3,
-                 owner = CASE WHEN waiting > $3 THEN owner END,
-                 lease_until = CASE WHEN waiting > $3 THEN lease_until END
-             WHERE zammad = $1 AND call_id = $2 RETURNING call_id, fence, waiting";
-        let left = change.query(less, &[&zammad, &call, &count]).await?;
+        let left = change.query(LESS, &[&zammad, &call, &count]).await?;
         freed.extend(claimed(&left).into_iter().filter(|_| left.iter().all(|row| row.get::<_, i64>(2) == 0)));
     }
     change.commit().await?;
@@ -272,7 +274,8 @@ fn claimed(rows: &[Row]) -> Vec<Claimed> {
     rows.iter().map(|row| Claimed { call_id: row.get(0), fence: row.get(1) }).collect()
 }
 
-fn event(row: &Row) -> Result<Pending, String> {
+/// From the columns `event_id, payload, attempt_ms, held, restored`, in this order.
+pub(super) fn event(row: &Row) -> Result<Pending, String> {
     let mut pending = store::read_payload(row.get(1))?;
     pending.attempt = row.get::<_, Option<i64>>(2).map(|at| UnixMillis(u64::try_from(at).unwrap_or(0)));
     (pending.held, pending.restored) = (row.get(3), row.get(4));

@@ -14,8 +14,10 @@
 //! - **Order**: within a call newCall, answers, hangup, whoever brought them.
 //! - LISTEN and NOTIFY only make it quick. Where they are not heard, all is found by looking.
 
+mod fleet;
 mod lines;
 mod link;
+mod rows;
 mod schema;
 mod ship;
 
@@ -23,8 +25,10 @@ use std::time::Duration;
 
 use tokio_postgres::config::{Host, SslMode};
 
+pub use fleet::{Figures, Hand, Node};
 pub use lines::{Claimed, Recorded, Settled, Waiting};
 pub use link::Link;
+pub use rows::{After, Entry, Named, Standing, State};
 
 /// A PostgreSQL, from `postgres://USER:PASSWORD@HOST/DATABASE` or libpq's `host=… dbname=…`. Holds the password, which it
 /// does not show.

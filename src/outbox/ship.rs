@@ -1,5 +1,7 @@
 //! Taking events in.
 
+use std::collections::BTreeMap;
+
 use tokio_postgres::Client;
 
 use super::OutboxError;
@@ -74,22 +76,31 @@ async fn ship(
             ],
         )
         .await?;
-    let mut lines = std::collections::BTreeMap::<(String, String), i64>::new();
+    let mut lines = BTreeMap::<(String, String), i64>::new();
     for row in new.iter().filter(|row| row.get::<_, &str>(2) == "pending") {
         *lines.entry((row.get(0), row.get(1))).or_default() += 1;
     }
-    if !lines.is_empty() {
-        let (names, counts): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
-        let (zammads, calls): (Vec<_>, Vec<_>) = names.iter().cloned().unzip();
-        let add = "INSERT INTO outbox_line (zammad, call_id, waiting)
-             SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n (zammad, call_id, waiting)
-             ORDER BY zammad, call_id
-             ON CONFLICT (zammad, call_id) DO UPDATE SET waiting = outbox_line.waiting + excluded.waiting";
-        change.execute(add, &[&zammads, &calls, &counts]).await?;
-        tell(&change, &names).await?;
-    }
+    wait(&change, lines).await?;
     change.commit().await?;
     Ok(new.len() as u64)
+}
+
+/// So many more events of these calls wait, and whoever listens is told.
+pub(super) async fn wait(
+    change: &tokio_postgres::Transaction<'_>,
+    lines: BTreeMap<(String, String), i64>,
+) -> Result<(), tokio_postgres::Error> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let (names, counts): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
+    let (zammads, calls): (Vec<_>, Vec<_>) = names.iter().cloned().unzip();
+    let add = "INSERT INTO outbox_line (zammad, call_id, waiting)
+         SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n (zammad, call_id, waiting)
+         ORDER BY zammad, call_id
+         ON CONFLICT (zammad, call_id) DO UPDATE SET waiting = outbox_line.waiting + excluded.waiting";
+    change.execute(add, &[&zammads, &calls, &counts]).await?;
+    tell(change, &names).await
 }
 
 fn moment(ms: u64) -> i64 {
@@ -97,7 +108,7 @@ fn moment(ms: u64) -> i64 {
 }
 
 /// Wakes whoever listens, when the transaction is through.
-async fn tell(
+pub(super) async fn tell(
     change: &tokio_postgres::Transaction<'_>,
     calls: &[(String, String)],
 ) -> Result<(), tokio_postgres::Error> {

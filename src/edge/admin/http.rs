@@ -220,8 +220,11 @@ async fn replay(
         Ok(order) => order,
         Err(why) => return refused(why.status(), &why.body_text()),
     };
-    let request =
-        control::Request::Replay { dead: all, these: Selection { seqs, call: None }, dry_run: false };
+    let request = control::Request::Replay {
+        dead: all,
+        these: Selection { seqs, ..Selection::default() },
+        dry_run: false,
+    };
     match answers::aside(site.store, site.live, request).await {
         Ok(rows) => {
             info!(name: "page_replayed", events = rows.len(), "events were put back into the queue from the status page");
