@@ -2,9 +2,9 @@
 //! For status, page and metrics alone: nobody decides anything by it, and where it fails nothing else does.
 //!
 //! A node says how it is every [`SAY`]. One that has said nothing for [`SILENT`], by the server's clock, is shown as silent;
-//! one that said that it stops, as stopped; after [`FORGOTTEN`] neither is shown any more. What waits is read every [`SAY`],
-//! what is kept every [`KEPT`], and both so seldom that reading takes no more than a twentieth of the time: with hundreds of
-//! thousands of calls waiting the figures grow older rather than the server busier. How old they are is shown with them.
+//! one that said that it stops, as stopped; after [`FORGOTTEN`] neither is shown any more. The figures are read as often, but
+//! so that what waits takes no more than a twentieth of the time to be counted, and what is kept a hundredth: with hundreds
+//! of thousands of calls the figures grow older rather than the server busier. How old they are is shown with them.
 
 mod shown;
 
@@ -34,12 +34,12 @@ pub const SAY: Duration = Duration::from_secs(5);
 pub const SILENT: Duration = Duration::from_secs(30);
 /// A node that has said nothing for so long is forgotten.
 pub const FORGOTTEN: Duration = Duration::from_hours(7 * 24);
-/// How often delivered events are counted.
-pub const KEPT: Duration = Duration::from_mins(1);
 /// Figures older than this are not given as metrics: nothing is better than what was.
 pub const STALE: Duration = Duration::from_mins(2);
-/// Reading takes at most one in so many parts of the time.
-const SPARE: u32 = 20;
+/// What waits is counted in at most one of so many parts of the time.
+const PARTS: u32 = 20;
+/// What is kept, in at most one of so many.
+const PARTS_KEPT: u32 = 100;
 /// Waits after the server failed.
 const AGAIN: Backoff = Backoff { min: Duration::from_millis(500), max: SAY };
 /// How long the last word may take.
@@ -85,7 +85,7 @@ pub async fn look(settings: Arc<Settings>, zammads: &[String]) -> Result<FleetSt
     let mut state =
         FleetState { seen: Some(clock::now()), nodes: link.nodes().await?, ..FleetState::default() };
     count(&mut link, zammads, &mut state).await?;
-    state.delivered = link.delivered().await?;
+    state.delivered = kept(&mut link, &state).await?;
     Ok(state)
 }
 
@@ -154,12 +154,12 @@ impl Lookout {
         let begun = clock::monotonic();
         if begun >= due.count {
             count(link, &self.zammads(), &mut next).await?;
-            due.count = later(begun, Duration::ZERO);
+            due.count = later(begun, PARTS);
         }
         let begun = clock::monotonic();
         if begun >= due.kept {
-            next.delivered = link.delivered().await?;
-            due.kept = later(begun, KEPT);
+            next.delivered = kept(link, &next).await?;
+            due.kept = later(begun, PARTS_KEPT);
         }
         self.state.send_replace(next);
         Ok(())
@@ -187,11 +187,17 @@ impl Lookout {
     }
 }
 
-/// So that it is done at most every `at_least`, and takes no more than its part of the time.
-fn later(begun: Instant, at_least: Duration) -> Instant {
+/// So that what was begun then takes no more than its part of the time.
+fn later(begun: Instant, parts: u32) -> Instant {
     let now = clock::monotonic();
-    let took = now.saturating_duration_since(begun);
-    now + at_least.max(took * (SPARE - 1))
+    now + now.saturating_duration_since(begun) * (parts - 1)
+}
+
+/// What is kept, of each Zammad of which there is anything.
+async fn kept(link: &mut Link, known: &FleetState) -> Result<BTreeMap<String, u64>, OutboxError> {
+    let mut kept: BTreeMap<String, u64> = known.figures.keys().map(|name| (name.clone(), 0)).collect();
+    kept.extend(link.delivered().await?);
+    Ok(kept)
 }
 
 /// What waits and what is dead.
