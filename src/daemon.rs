@@ -200,7 +200,8 @@ impl Daemon {
         }
         let control = serve(socket, store.clone(), live.clone(), post.clone());
         // Until the drains have finished: how they do is still to be seen.
-        drains.spawn(history::run(live.history.clone(), store.clone(), post.clone()));
+        let fleets = live.outbox.as_ref().map(|outbox| outbox.fleet.clone());
+        drains.spawn(history::run(live.history.clone(), store.clone(), fleets, post.clone()));
         if let Some(page) = page {
             drains.spawn(page.serve(store.clone(), live.clone(), post.clone()));
         }

@@ -1,6 +1,7 @@
 //! An operator's questions and orders about the rows of the shared outbox: answered by the running daemon, or, when none
 //! runs, by whoever is asked, with the same words as those of a store. Decides nothing: the nodes find what has changed.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,9 @@ use super::answers::Refusal;
 use super::control::{Kind, Selection};
 use super::rows;
 use crate::outbox::{After, Entry, Link, Named, OutboxError, Settings, State};
+
+/// Most events that are put back in one transaction, which others wait for.
+const PAGE: usize = 500;
 
 /// A question or an order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +67,7 @@ pub struct Desk {
     zammads: Arc<[String]>,
     /// Somebody has changed something: whoever shows figures looks anew.
     changed: Arc<Notify>,
+    keys: RandomState,
 }
 
 impl Desk {
@@ -70,7 +75,7 @@ impl Desk {
     #[must_use]
     pub fn new(settings: Arc<Settings>, zammads: Vec<String>) -> Self {
         let link = Arc::new(Mutex::new(Link::new(settings)));
-        Self { link, zammads: zammads.into(), changed: Arc::default() }
+        Self { link, zammads: zammads.into(), changed: Arc::default(), keys: RandomState::new() }
     }
 
     /// Notified after each order.
@@ -83,6 +88,35 @@ impl Desk {
     #[must_use]
     pub fn zammads(&self) -> &[String] {
         &self.zammads
+    }
+
+    /// What names an event for those who may see no number, which stands in many a call's id: good until this program ends.
+    #[must_use]
+    pub fn key(&self, id: &str) -> String {
+        format!("{:016x}", self.keys.hash_one(id))
+    }
+
+    /// Puts every dead letter back that there is now. Returns how many.
+    ///
+    /// # Errors
+    /// [`Refusal`] if the outbox does not answer; some may have been put back.
+    pub async fn replay_dead(&self) -> Result<usize, Refusal> {
+        let mut link = self.link.lock().await;
+        let (mut ids, mut after) = (Vec::new(), After { ms: i64::MIN, ..After::default() });
+        // All of them first: what is refused anew meanwhile is not put back once more.
+        loop {
+            let page = link.list(State::Dead, &after, PAGE).await.map_err(refused)?;
+            let Some(last) = page.last() else { break };
+            let ms = i64::try_from(last.settled.unwrap_or_default().0).unwrap_or(i64::MAX);
+            after = After { zammad: last.zammad.clone(), ms, id: last.id.clone() };
+            ids.extend(page.into_iter().map(|entry| entry.id));
+        }
+        let mut back = 0;
+        for page in ids.chunks(PAGE) {
+            let done = self.ordered(link.revive(&self.named(page, None)).await);
+            back += done.map_err(refused)?.len();
+        }
+        Ok(back)
     }
 
     /// What is answered: rows, as [`rows::in_outbox`] has them.

@@ -69,10 +69,11 @@ pub struct FleetState {
 }
 
 impl FleetState {
-    /// Dead letters, all Zammads' together.
+    /// How many events wait, all Zammads' together, and when the oldest of them happened.
     #[must_use]
-    pub fn dead(&self) -> u64 {
-        self.figures.values().map(|figures| figures.dead).sum()
+    pub fn waiting(&self) -> (u64, Option<UnixMillis>) {
+        let all = self.figures.values();
+        (all.clone().map(|figures| figures.waiting).sum(), all.filter_map(|figures| figures.oldest).min())
     }
 }
 
