@@ -131,7 +131,7 @@ impl Daemon {
             let (state, shown) = watch::channel(idle());
             let name = zammad.name.to_string();
             let (source, to, order) = match &fleet {
-                Some(fleet) => fleet.share(&name, to, order, &mut live, &mut drains, &post),
+                Some(fleet) => fleet.share(&name, (to, order), shown.clone(), &mut live, &mut drains, &post),
                 None => (Source::Own(store.clone()), to, order),
             };
             to_drains.push(ToDrain { zammad: name.clone(), accepted: to, orders: order.clone() });

@@ -299,6 +299,46 @@ async fn an_order_about_an_event_holds_at_the_node_that_has_it() {
     pair.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_paused_node_has_the_others_tell() {
+    if !postgres::is_there() {
+        return;
+    }
+    let mut pair = Pair::start().await;
+    let second = pair.second.take().unwrap();
+    second.signal("TERM");
+    assert_eq!(second.end().code, Some(0));
+    pair.web.zammad.set_fault_rule(|_| Fault::answer_instead(Answer::nginx(502)));
+    pair.play("in_caller_cancels", "one");
+    let hand = |many: u64| move |status: &Value| status["outbox"]["shares"][0]["events"] == many;
+    pair.shows("it has both events", hand(2)).await;
+    let said = pair.ask("a", &["pause"]);
+    assert!(said.code == Some(0) && said.err.contains("other nodes go on"), "{}{}", said.out, said.err);
+    pair.shows("it lets them go", hand(0)).await;
+    pair.web.zammad.clear_faults();
+    // Nobody else is there yet: nothing is told, and what comes now it does not claim.
+    pair.play("in_answered_caller_hangs_up", "two");
+    pair.waits_for("all of it waits", "state = 'pending'", 5).await;
+    assert_eq!(pair.web.zammad.log(), []);
+    pair.start_second().await;
+    pair.waits_for("all of it is told", "state = 'delivered' AND settled_by LIKE 'b/%'", 5).await;
+    let text = pair.ask("a", &["status"]).out;
+    assert!(text.contains("PAUSED by an operator: here; other nodes go on"), "{text}");
+    let paused = |fleet: &Value| node(fleet, "a")["zammads"][0]["paused"] == true;
+    pair.fleet("b", "the other says so", paused).await;
+    let text = pair.ask("b", &["status"]).out;
+    assert!(text.contains("zammad main: PAUSED by an operator, at this node alone"), "{text}");
+
+    // Taken up again, it takes part.
+    pair.ask("a", &["resume"]);
+    let second = pair.second.take().unwrap();
+    second.signal("TERM");
+    assert_eq!(second.end().code, Some(0));
+    pair.play("in_caller_cancels", "three");
+    pair.waits_for("it tells again", "state = 'delivered' AND settled_by LIKE 'a/%'", 2).await;
+    pair.stop().await;
+}
+
 /// What each node says of itself.
 async fn node_words(db: &Client) -> Vec<String> {
     let words = db.query("SELECT status FROM outbox_node ORDER BY node", &[]).await.unwrap();

@@ -191,6 +191,11 @@ pub(super) fn pause(pause: &Pause, paused: bool, common: &Common) -> Result<Exit
         } else {
             format!("zammad {name}: goes on")
         });
+        if answer["others_go_on"] == true {
+            say(
+                "this holds for this node: other nodes go on with what is in the outbox; pause them too to stop all posting",
+            );
+        }
         if answer["lasts"] == false {
             say("the disk does not take it yet: until it does, a restart forgets it");
         }

@@ -11,7 +11,7 @@ use crate::edge::accept::Accepted;
 use crate::edge::claims::{self, Claims, ShareState};
 use crate::edge::control::{Live, Outbox};
 use crate::edge::desk::Desk;
-use crate::edge::drain::{self, Order};
+use crate::edge::drain::{self, DrainState, Order};
 use crate::edge::fleet::{FleetState, Lookout};
 use crate::edge::shipper::{self, Shipper, ShipperState};
 use crate::edge::source::Source;
@@ -83,8 +83,8 @@ impl Fleet {
     pub(super) fn share(
         &self,
         zammad: &str,
-        accepted: mpsc::Sender<Accepted>,
-        orders: mpsc::Sender<Order>,
+        (accepted, orders): (mpsc::Sender<Accepted>, mpsc::Sender<Order>),
+        drain: watch::Receiver<DrainState>,
         live: &mut Live,
         tasks: &mut JoinSet<()>,
         stop: &CancellationToken,
@@ -98,6 +98,7 @@ impl Fleet {
             settings: Arc::clone(&self.settings),
             accepted,
             orders: orders.clone(),
+            drain,
             state,
             beat: live.pulse.join(format!("outbox {zammad}")),
         };

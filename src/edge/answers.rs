@@ -218,7 +218,10 @@ async fn pause(
         Ok(written) => written.map(|_| true)?,
         Err(_) => false,
     };
-    Ok(names.iter().map(|name| json!({ "zammad": name, "paused": paused, "lasts": lasts })).collect())
+    let shared = live.is_some_and(|live| live.outbox.is_some());
+    let answer =
+        |name| json!({ "zammad": name, "paused": paused, "lasts": lasts, "others_go_on": shared && paused });
+    Ok(names.iter().map(answer).collect())
 }
 
 /// Of the Zammads that there are, the one that is named; all where none is.

@@ -24,7 +24,7 @@ use table::{Heeded, Table, lock};
 
 use super::accept::Accepted;
 use super::clock;
-use super::drain::Order;
+use super::drain::{DrainState, Order};
 use super::pulse::Beat;
 use super::source::Unrecorded;
 use crate::outbox::{Claimed, Link, OutboxError, Settings, Settled, Waiting};
@@ -39,6 +39,8 @@ const CLAIM_MAX: usize = 200;
 const LOOK: Duration = Duration::from_secs(2);
 /// How often what is over for long is deleted.
 const TRIM: Duration = Duration::from_mins(10);
+/// How long it is waited for what is still to be recorded before all is let go.
+const RECORD_WAIT: Duration = Duration::from_secs(2);
 /// Waits after the server failed.
 const AGAIN: Backoff = Backoff { min: Duration::from_millis(500), max: Duration::from_secs(5) };
 
@@ -122,6 +124,8 @@ pub struct Claims {
     pub accepted: mpsc::Sender<Accepted>,
     /// To the drain.
     pub orders: mpsc::Sender<Order>,
+    /// How the drain is.
+    pub drain: watch::Receiver<DrainState>,
     /// For status.
     pub state: watch::Sender<ShareState>,
     /// Where it notes that it moves.
@@ -221,8 +225,17 @@ impl Claims {
             Woken::Heard(calls) => calls,
             Woken::Room | Woken::Stop => &[],
         };
+        if self.is_idle() {
+            return self.stand_back(link, table, settles).await;
+        }
         let held = lock(table).events.len();
-        let wanted = if named.is_empty() { held <= EVENTS_MAX / 2 } else { held < EVENTS_MAX };
+        let wanted = if self.drain.borrow().paused {
+            false
+        } else if named.is_empty() {
+            held <= EVENTS_MAX / 2
+        } else {
+            held < EVENTS_MAX
+        };
         if wanted {
             let asked = clock::monotonic();
             let new = link.claim(&self.zammad, named, CLAIM_MAX.min(EVENTS_MAX - held)).await?;
@@ -262,6 +275,40 @@ impl Claims {
             let _ = self.accepted.send(event).await;
         }
         self.bury(link, table, unreadable).await
+    }
+
+    /// Whether an operator has paused posting here, and nothing is on its way any more.
+    fn is_idle(&self) -> bool {
+        let drain = self.drain.borrow();
+        drain.paused && drain.in_flight == 0
+    }
+
+    /// What this node has and does not post, others may.
+    async fn stand_back(
+        &self,
+        link: &mut Link,
+        table: &Mutex<Table>,
+        settles: &mpsc::WeakUnboundedSender<Job>,
+    ) -> Result<(), OutboxError> {
+        let Some(settles) = settles.upgrade() else { return Ok(()) };
+        if lock(table).lines.is_empty() {
+            return Ok(());
+        }
+        // What became of events is recorded before; while that cannot be, they stay.
+        let (answer, recorded) = oneshot::channel();
+        let _ = settles.send(Job { settles: vec![], answer });
+        let recorded = tokio::time::timeout(RECORD_WAIT, recorded).await;
+        if !matches!(recorded, Ok(Ok(Ok(())))) || !self.is_idle() {
+            return Ok(());
+        }
+        let events: Vec<Seq> = {
+            let mut table = lock(table);
+            let calls: Vec<String> = table.lines.keys().cloned().collect();
+            calls.iter().flat_map(|call| table.lose(call)).collect()
+        };
+        // A drain that is gone needs nothing.
+        let _ = self.orders.send(Order::Removed(events)).await;
+        link.let_go(&self.zammad).await
     }
 
     /// Does what an operator, at whatever node, has ordered of these events.
