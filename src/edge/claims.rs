@@ -29,6 +29,7 @@ use super::pulse::Beat;
 use super::source::Unrecorded;
 use crate::outbox::{Claimed, Link, OutboxError, Settings, Settled, Waiting};
 use crate::queue::backoff::Backoff;
+use crate::queue::breaker;
 use crate::store::{Seq, Settle, StoreError};
 
 /// Most events that a node has of one Zammad.
@@ -132,6 +133,14 @@ pub struct Claims {
     pub beat: Beat,
 }
 
+fn can_post(drain: &DrainState) -> bool {
+    !drain.paused
+        && match drain.link {
+            breaker::Link::Up => true,
+            breaker::Link::Away { .. } | breaker::Link::Misconfigured { .. } => false,
+        }
+}
+
 /// What is to be looked at.
 enum Woken {
     /// These calls, or if none are named all.
@@ -171,6 +180,7 @@ impl Claims {
         stop: CancellationToken,
     ) {
         let mut link = Link::listening(Arc::clone(&self.settings));
+        let mut drain = self.drain.clone();
         let mut failures = 0;
         let mut woken = Woken::Room;
         let mut renew_at = clock::monotonic();
@@ -191,6 +201,7 @@ impl Claims {
                 let _ = self.beat.through(link.trim(&self.zammad, clock::now())).await;
             }
             self.show(round.err(), &table);
+            let stands_back = !can_post(&drain.borrow());
             woken = tokio::select! {
                 biased;
                 () = stop.cancelled() => Woken::Stop,
@@ -199,6 +210,7 @@ impl Claims {
                     Woken::Heard(ours.map(|(_, call)| call).collect())
                 }
                 () = room.notified() => Woken::Room,
+                Ok(_) = drain.wait_for(can_post), if stands_back => Woken::Room,
                 () = tokio::time::sleep(pause) => Woken::Room,
             };
         }
@@ -229,7 +241,7 @@ impl Claims {
             return self.stand_back(link, table, settles).await;
         }
         let held = lock(table).events.len();
-        let wanted = if self.drain.borrow().paused {
+        let wanted = if !can_post(&self.drain.borrow()) {
             false
         } else if named.is_empty() {
             held <= EVENTS_MAX / 2
@@ -277,13 +289,14 @@ impl Claims {
         self.bury(link, table, unreadable).await
     }
 
-    /// Whether an operator has paused posting here, and nothing is on its way any more.
+    /// Whether this node cannot post, and nothing of it is on its way any more.
     fn is_idle(&self) -> bool {
         let drain = self.drain.borrow();
-        drain.paused && drain.in_flight == 0
+        !can_post(&drain) && drain.in_flight == 0
     }
 
-    /// What this node has and does not post, others may.
+    /// What this node has and does not post, because an operator has paused it or because it does not reach Zammad, others may.
+    /// Its drain finds out by itself when it can post again.
     async fn stand_back(
         &self,
         link: &mut Link,
