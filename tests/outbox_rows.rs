@@ -104,6 +104,55 @@ async fn events_are_held_released_and_forgotten_for_whoever_has_them() {
     assert_eq!(a.renew("main").await, Ok(vec![]), "nobody has it");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orders_and_outcomes_at_the_same_time_leave_nothing_uncounted_and_wait_for_each_other_in_one_order() {
+    let Some(db) = database().await else { return };
+    let (mut a, mut b, mut c) = (node(&db, "a"), node(&db, "b"), node(&db, "c"));
+    let all: Vec<Pending> = (0..20).flat_map(|n| story("main", &format!("c{n}"), n)).collect();
+    a.ship(&placed(&all)).await.unwrap();
+    let some = |rng: &mut fastrand::Rng| -> Vec<String> {
+        let picked = rng.choose_multiple(&all, 25);
+        picked.into_iter().map(|event| event.id.clone()).collect()
+    };
+    let named = |ids| Named { ids, ..Named::default() };
+    let telling = async {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut lines: Vec<Claimed> = Vec::new();
+        for round in 0..60 {
+            lines.extend(a.claim("main", &[], 100).await.unwrap());
+            let ids = some(&mut rng);
+            let over: Vec<_> = ids.iter().filter_map(|id| {
+                let call = id.split('/').next().unwrap();
+                let line = lines.iter().rfind(|line| line.call_id == call)?.clone();
+                let dead = Settled::Dead { at: AT, story: "no".into() };
+                let delivered = Settled::Delivered { at: AT, note: None };
+                Some((line, id.clone(), if round % 2 == 0 { dead } else { delivered }))
+            });
+            a.settle("main", &over.collect::<Vec<_>>()).await.unwrap();
+        }
+    };
+    let ordering = async {
+        let mut rng = fastrand::Rng::with_seed(2);
+        for round in 0..60 {
+            b.revive(&named(some(&mut rng))).await.unwrap();
+            b.hold(&named(some(&mut rng)), round % 2 == 0).await.unwrap();
+        }
+    };
+    let deleting = async {
+        let mut rng = fastrand::Rng::with_seed(3);
+        for _ in 0..60 {
+            let mut ids = some(&mut rng);
+            ids.truncate(2);
+            c.remove(&named(ids)).await.unwrap();
+            c.ship(&placed(&all)).await.unwrap();
+        }
+    };
+    tokio::join!(telling, ordering, deleting);
+    let lines = waiting(&db).await;
+    assert_eq!(lines.len(), 20);
+    assert!(lines.iter().all(|(_, said, there)| said == there), "{lines:?}");
+}
+
 #[tokio::test]
 async fn pages_of_every_kind_have_each_event_once_and_in_order() {
     let Some(db) = database().await else { return };

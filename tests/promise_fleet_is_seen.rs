@@ -198,6 +198,16 @@ async fn every_node_shows_the_whole_fleet_and_puts_back_what_was_refused() {
         assert!(!said.contains("4915112345678"));
     }
 
+    // Over HTTP a key that says nothing names each, whatever its id is made of.
+    let shown = pair.web.status().await;
+    for row in shown["dead_letters"].as_array().unwrap() {
+        let key = row["key"].as_str().unwrap();
+        assert!(row["seq"].is_null() && row["id"].is_null() && key.len() == 16, "{row}");
+        assert!(key.bytes().all(|b| b.is_ascii_hexdigit()), "{row}");
+    }
+    assert_eq!(shown["dead_letters"].as_array().unwrap().len(), 2);
+    assert!(shown["delivered"].as_array().unwrap().iter().all(|row| row["node"].is_string()), "{shown}");
+
     // A single one from one node, the others from the other; each is told once.
     pair.web.zammad.clear_faults();
     let dead = pair.lines("a", &["queue", "list", "dead"]);
