@@ -121,7 +121,7 @@ async fn orders_and_outcomes_at_the_same_time_leave_nothing_uncounted_and_wait_f
         for round in 0..60 {
             lines.extend(a.claim("main", &[], 100).await.unwrap());
             let ids = some(&mut rng);
-            let over: Vec<_> = ids.iter().filter_map(|id| {
+            let over = ids.iter().filter_map(|id| {
                 let call = id.split('/').next().unwrap();
                 let line = lines.iter().rfind(|line| line.call_id == call)?.clone();
                 let dead = Settled::Dead { at: AT, story: "no".into() };
