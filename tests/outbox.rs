@@ -109,7 +109,7 @@ async fn a_call_is_free_again_when_nothing_of_it_waits() {
     let by_b = b.claim("main", &["c1".into()], 10).await.unwrap();
     assert_eq!(by_b, [Claimed { call_id: "c1".into(), fence: 2 }]);
     assert_eq!(events(&mut b, &by_b).await, whole[2..]);
-    b.let_go("main").await.unwrap();
+    b.let_go("main", None).await.unwrap();
     assert_eq!(a.claim("main", &[], 10).await, Ok(vec![Claimed { call_id: "c1".into(), fence: 3 }]));
 }
 

@@ -359,7 +359,8 @@ async fn what_a_paused_node_has_the_others_tell() {
     second.signal("TERM");
     assert_eq!(second.end().code, Some(0));
     pair.play("in_caller_cancels", "three");
-    pair.waits_for("it tells again", "state = 'delivered' AND settled_by LIKE 'a/%'", 2).await;
+    // And the newCall that was on its way when it was paused.
+    pair.waits_for("it tells again", "state = 'delivered' AND settled_by LIKE 'a/%'", 3).await;
     pair.stop().await;
 }
 

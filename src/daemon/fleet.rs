@@ -1,6 +1,7 @@
 //! The parts of a daemon that is a node of a shared outbox.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -24,6 +25,7 @@ pub(super) struct Fleet {
     /// Where word of newly accepted events goes.
     to_ship: mpsc::Sender<Accepted>,
     told: watch::Sender<FleetState>,
+    late_after: Duration,
 }
 
 /// How this node reaches the outbox; `id` tells it from others of its name.
@@ -60,7 +62,7 @@ pub(super) fn join(
     let (settings_of, beat) = (Arc::clone(&settings), live.pulse.join("shipper"));
     let shipper = Shipper { store: store.clone(), settings: settings_of, accepted, state, beat };
     tasks.spawn(shipper.run(stop.clone()));
-    Ok(Some(Fleet { settings, to_ship, told }))
+    Ok(Some(Fleet { settings, to_ship, told, late_after: config.delivery.late_after }))
 }
 
 impl Fleet {
@@ -98,6 +100,7 @@ impl Fleet {
             settings: Arc::clone(&self.settings),
             accepted,
             orders: orders.clone(),
+            late_after: self.late_after,
             drain,
             state,
             beat: live.pulse.join(format!("outbox {zammad}")),

@@ -71,10 +71,10 @@ struct Job {
 }
 
 impl Share {
-    /// Whether an event is this node's to send, for as long as a request may take to begin.
+    /// Whether an event is this node's to send, for as long as a request may take to begin. Asked right before.
     #[must_use]
     pub fn holds(&self, seq: Seq) -> bool {
-        lock(&self.table).holds(seq.0, clock::monotonic())
+        lock(&self.table).begins(seq.0, clock::monotonic())
     }
 
     /// Lets go of an event's call, because it could not be sent in time; all of its events, which are handed out anew if the
@@ -125,6 +125,8 @@ pub struct Claims {
     pub accepted: mpsc::Sender<Accepted>,
     /// To the drain.
     pub orders: mpsc::Sender<Order>,
+    /// From which age on an answer opens no screen, whoever sends it.
+    pub late_after: Duration,
     /// How the drain is.
     pub drain: watch::Receiver<DrainState>,
     /// For status.
@@ -139,6 +141,13 @@ fn can_post(drain: &DrainState) -> bool {
             breaker::Link::Up => true,
             breaker::Link::Away { .. } | breaker::Link::Misconfigured { .. } => false,
         }
+}
+
+/// What a round must know of those before.
+struct Rounds {
+    renew_at: Instant,
+    /// Since when this node cannot post, and has nothing on its way.
+    idle_since: Option<Instant>,
 }
 
 /// What is to be looked at.
@@ -183,11 +192,11 @@ impl Claims {
         let mut drain = self.drain.clone();
         let mut failures = 0;
         let mut woken = Woken::Room;
-        let mut renew_at = clock::monotonic();
-        let mut trim_at = renew_at + TRIM;
+        let mut rounds = Rounds { renew_at: clock::monotonic(), idle_since: None };
+        let mut trim_at = rounds.renew_at + TRIM;
         while !matches!(woken, Woken::Stop) {
             self.beat.moved();
-            let round = self.round(&mut link, &table, &settles, &woken, &mut renew_at);
+            let round = self.round(&mut link, &table, &settles, &woken, &mut rounds);
             let round = self.beat.through(round).await;
             self.lapse(&table).await;
             failures = if round.is_ok() { 0 } else { failures + 1 };
@@ -223,13 +232,13 @@ impl Claims {
         table: &Mutex<Table>,
         settles: &mpsc::WeakUnboundedSender<Job>,
         woken: &Woken,
-        renew_at: &mut Instant,
+        rounds: &mut Rounds,
     ) -> Result<(), OutboxError> {
         let asked = clock::monotonic();
-        let due = asked >= *renew_at;
+        let due = asked >= rounds.renew_at;
         if due {
             let kept = link.renew(&self.zammad).await?;
-            *renew_at = asked + self.settings.lease / 3;
+            rounds.renew_at = asked + self.settings.lease / 3;
             let lost = lock(table).compare(kept, asked + self.settings.lease);
             self.tell_lost(lost).await;
         }
@@ -237,8 +246,11 @@ impl Claims {
             Woken::Heard(calls) => calls,
             Woken::Room | Woken::Stop => &[],
         };
-        if self.is_idle() {
-            return self.stand_back(link, table, settles).await;
+        if can_post(&self.drain.borrow()) {
+            rounds.idle_since = None;
+        } else if self.is_idle() {
+            let since = *rounds.idle_since.get_or_insert_with(clock::monotonic);
+            return self.stand_back(link, table, settles, since).await;
         }
         let held = lock(table).events.len();
         let wanted = if !can_post(&self.drain.borrow()) {
@@ -302,6 +314,7 @@ impl Claims {
         link: &mut Link,
         table: &Mutex<Table>,
         settles: &mpsc::WeakUnboundedSender<Job>,
+        since: Instant,
     ) -> Result<(), OutboxError> {
         let Some(settles) = settles.upgrade() else { return Ok(()) };
         if lock(table).lines.is_empty() {
@@ -314,14 +327,19 @@ impl Claims {
         if !matches!(recorded, Ok(Ok(Ok(())))) || !self.is_idle() {
             return Ok(());
         }
-        let events: Vec<Seq> = {
+        let (calls, events): (Vec<String>, Vec<Seq>) = {
             let mut table = lock(table);
-            let calls: Vec<String> = table.lines.keys().cloned().collect();
-            calls.iter().flat_map(|call| table.lose(call)).collect()
+            let calls =
+                table.to_let_go(clock::monotonic().saturating_duration_since(since) >= self.late_after);
+            let events = calls.iter().flat_map(|call| table.lose(call)).collect();
+            (calls, events)
         };
+        if calls.is_empty() {
+            return Ok(());
+        }
         // A drain that is gone needs nothing.
         let _ = self.orders.send(Order::Removed(events)).await;
-        link.let_go(&self.zammad).await
+        link.let_go(&self.zammad, Some(&calls)).await
     }
 
     /// Does what an operator, at whatever node, has ordered of these events.

@@ -167,15 +167,15 @@ impl Link {
         .await
     }
 
-    /// Lets go of all lines, in order that others need not wait for the lease to end.
+    /// Lets go of these lines, or of all, in order that others need not wait for the lease to end.
     ///
     /// # Errors
     /// [`OutboxError`]; then the lease ends by itself.
-    pub async fn let_go(&mut self, zammad: &str) -> Result<(), OutboxError> {
+    pub async fn let_go(&mut self, zammad: &str, calls: Option<&[String]>) -> Result<(), OutboxError> {
         self.ask(async |client, settings| {
-            let free =
-                "UPDATE outbox_line SET owner = NULL, lease_until = NULL WHERE zammad = $1 AND owner = $2";
-            client.execute(free, &[&zammad, &settings.owner]).await.map(drop)
+            let free = "UPDATE outbox_line SET owner = NULL, lease_until = NULL
+                 WHERE zammad = $1 AND owner = $2 AND ($3::text[] IS NULL OR call_id = ANY($3))";
+            client.execute(free, &[&zammad, &settings.owner, &calls]).await.map(drop)
         })
         .await
     }

@@ -40,7 +40,7 @@ impl Recorder {
             self.room.notify_one();
         }
         // The drain has ended: others need not wait for the lease. If that fails, they do.
-        let _ = self.link.let_go(&self.zammad).await;
+        let _ = self.link.let_go(&self.zammad, None).await;
     }
 
     /// Tries until it is recorded or not ours any more. The positions of which nothing could be recorded.

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
+use crate::cti::event::What;
 use crate::edge::accept::Accepted;
 use crate::outbox::{Claimed, Settled, Standing};
 use crate::store::{Pending, Seq, Settle};
@@ -30,6 +31,9 @@ pub(super) struct Held {
     pub(super) call_id: String,
     /// A person wants it to wait.
     pub(super) waits: bool,
+    pub(super) is_answer: bool,
+    /// A request with it may have been begun here.
+    pub(super) begun: bool,
 }
 
 /// What has to be told to the drain of an operator's orders.
@@ -46,8 +50,20 @@ pub(super) struct Line {
 }
 
 impl Table {
-    pub(super) fn holds(&self, seq: u64, now: Instant) -> bool {
-        self.until.is_some_and(|until| now < until) && self.events.contains_key(&seq)
+    /// Whether a request with this event may be begun now; then it counts as begun.
+    pub(super) fn begins(&mut self, seq: u64, now: Instant) -> bool {
+        let in_time = self.until.is_some_and(|until| now < until);
+        let Some(event) = self.events.get_mut(&seq).filter(|_| in_time) else { return false };
+        event.begun = true;
+        true
+    }
+
+    /// The calls that others may go on with. Unless `any`, not those of which an answer was begun and is not over: this node
+    /// repeats it without what opens a screen, and another would not know.
+    pub(super) fn to_let_go(&self, any: bool) -> Vec<String> {
+        let begun = |seq: &u64| self.events.get(seq).is_some_and(|event| event.begun && event.is_answer);
+        let lines = self.lines.iter().filter(|(_, line)| any || !line.events.iter().any(begun));
+        lines.map(|(call, _)| call.clone()).collect()
     }
 
     /// Takes a line's new events in; what became of one before is recorded instead.
@@ -59,7 +75,8 @@ impl Table {
             let seq = self.last;
             line.events.insert(seq);
             let call_id = event.event.call_id.to_string();
-            let held = Held { id: event.id.clone(), call_id, waits: event.held };
+            let is_answer = matches!(event.event.what, What::Answer { .. });
+            let held = Held { id: event.id.clone(), call_id, waits: event.held, is_answer, begun: false };
             self.events.insert(seq, held);
             match self.unrecorded.remove(&event.id) {
                 Some(Settled::Delivered { at, note }) => {
@@ -169,7 +186,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::cti::event::{CallId, Direction, Event, What};
+    use crate::cti::event::{CallId, Direction, Event};
     use crate::time::UnixMillis;
 
     #[test]
@@ -181,14 +198,16 @@ mod tests {
         let (new, over) = table.take(vec![newcall()]);
         assert_eq!((new.len(), over.len(), table.known_of(None).len()), (1, 0, 1));
         let first = new[0].0;
-        assert!(table.holds(first.0, now) && !table.holds(first.0, soon) && !table.holds(first.0 + 1, now));
+        assert!(
+            table.begins(first.0, now) && !table.begins(first.0, soon) && !table.begins(first.0 + 1, now)
+        );
 
         // Renewed, it goes on as it was.
         assert_eq!(table.compare(vec![line(1)], later), []);
-        assert!(table.holds(first.0, soon));
+        assert!(table.begins(first.0, soon));
         // Claimed anew, whatever was known of it is not.
         assert_eq!(table.claim(&[line(2)]), [first]);
-        assert!(table.known_of(None).is_empty() && !table.holds(first.0, now));
+        assert!(table.known_of(None).is_empty() && !table.begins(first.0, now));
         let second = table.take(vec![newcall()]).0[0].0;
         assert_ne!(first, second);
         // Another has it.
@@ -206,6 +225,24 @@ mod tests {
             new.is_empty() && matches!(over[..], [Settle::Delivered { at: UnixMillis(7), .. }]),
             "{over:?}"
         );
+    }
+
+    #[test]
+    fn a_call_whose_answer_may_have_been_sent_is_not_let_go_at_once() {
+        let now = crate::edge::clock::monotonic();
+        let mut table = Table { until: Some(now + Duration::from_secs(9)), ..Table::default() };
+        table.claim(&[line(1)]);
+        let mut answer = newcall();
+        answer.id = "c/answer".into();
+        answer.event.what = What::Answer { answering_number: None, user: None };
+        let new = table.take(vec![newcall(), answer]).0;
+        assert_eq!(table.to_let_go(false), ["c"]);
+        assert!(table.begins(new[0].0.0, now));
+        assert_eq!(table.to_let_go(false), ["c"], "a newCall that comes twice Zammad knows");
+        assert!(table.begins(new[1].0.0, now));
+        assert!(table.to_let_go(false).is_empty() && table.to_let_go(true) == ["c"]);
+        table.end(new[1].0.0);
+        assert_eq!(table.to_let_go(false), ["c"]);
     }
 
     #[test]
