@@ -113,7 +113,7 @@ impl Pair {
         within(what, seen).await;
     }
 
-    async fn stop(mut self) {
+    fn stop(mut self) {
         let second = self.second.take();
         for program in [Some(self.web.program), second].into_iter().flatten() {
             program.signal("TERM");
@@ -320,7 +320,7 @@ async fn an_order_about_an_event_holds_at_the_node_that_has_it() {
     pair.waits_for("it is told", "state = 'delivered'", 5).await;
     assert_eq!(over(), [held.to_owned(), told.to_owned()].into());
     assert_eq!(rows(&pair.db, "true").await, 5);
-    pair.stop().await;
+    pair.stop();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -361,7 +361,7 @@ async fn what_a_paused_node_has_the_others_tell() {
     pair.play("in_caller_cancels", "three");
     // And the newCall that was on its way when it was paused.
     pair.waits_for("it tells again", "state = 'delivered' AND settled_by LIKE 'a/%'", 3).await;
-    pair.stop().await;
+    pair.stop();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -384,7 +384,7 @@ async fn what_a_node_that_does_not_reach_zammad_has_the_others_tell() {
     pair.waits_for("it is told from here", "state = 'delivered' AND settled_by LIKE 'a/%'", 3).await;
     let text = pair.ask("a", &["status"]).out;
     assert!(text.contains("zammad main: AWAY"), "{text}");
-    pair.stop().await;
+    pair.stop();
 }
 
 /// What each node says of itself.

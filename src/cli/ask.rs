@@ -44,8 +44,11 @@ pub(super) fn question(common: &Common, request: Request) -> Result<Vec<Value>, 
     })
 }
 
-/// How the outbox is reached, by somebody who claims nothing.
-fn outbox(common: &Common) -> Result<Option<(Arc<Settings>, Vec<String>)>, Failure> {
+/// How an outbox is reached by somebody who claims nothing, and the names of the Zammads.
+type Reached = (Arc<Settings>, Vec<String>);
+
+/// `None` if none is configured.
+fn outbox(common: &Common) -> Result<Option<Reached>, Failure> {
     let config = common.load(Needs::Outbox)?.config;
     let zammads = config.zammads.iter().map(|zammad| zammad.name.to_string()).collect();
     let outbox = config.outbox.as_ref();
@@ -62,7 +65,7 @@ async fn from_outbox(common: &Common, ask: Ask) -> Result<Vec<Value>, Failure> {
 
 /// The others may run all the same.
 async fn add_fleet(common: &Common, status: &mut Value) {
-    let found = match outbox(common) {
+    let (node, looked) = match outbox(common) {
         Ok(None) => return,
         Ok(Some((settings, zammads))) => {
             let node = settings.node.clone();
@@ -71,7 +74,6 @@ async fn add_fleet(common: &Common, status: &mut Value) {
         }
         Err(failure) => (String::new(), Err(failure.why)),
     };
-    let (node, looked) = found;
     let state = looked.unwrap_or_else(|why| FleetState { away: Some(why), ..FleetState::default() });
     status["outbox"] = json!({ "node": node, "fleet": fleet::shown(&state, &node, clock::now()) });
 }

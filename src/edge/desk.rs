@@ -131,7 +131,7 @@ impl Desk {
         let mut link = self.link.lock().await;
         let found = match ask {
             Ask::List { kind, after, limit } => link.list(state(kind), &after, limit).await,
-            Ask::Show { id } => link.find(&self.named(&[id.clone()], Some(&id))).await,
+            Ask::Show { id } => link.find(&self.named(std::slice::from_ref(&id), Some(&id))).await,
             Ask::Replay { these, dry_run: true } => {
                 let found = link.find(&self.selected(&these)).await;
                 found.map(|all| all.into_iter().filter(|it| it.state != State::Pending).collect())
