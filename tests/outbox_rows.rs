@@ -118,7 +118,7 @@ async fn orders_and_outcomes_at_the_same_time_leave_nothing_uncounted_and_wait_f
     let telling = async {
         let mut rng = fastrand::Rng::with_seed(1);
         let mut lines: Vec<Claimed> = Vec::new();
-        for round in 0..60 {
+        for round in 0..40 {
             lines.extend(a.claim("main", &[], 100).await.unwrap());
             let ids = some(&mut rng);
             let over = ids.iter().filter_map(|id| {
@@ -133,14 +133,14 @@ async fn orders_and_outcomes_at_the_same_time_leave_nothing_uncounted_and_wait_f
     };
     let ordering = async {
         let mut rng = fastrand::Rng::with_seed(2);
-        for round in 0..60 {
+        for round in 0..40 {
             b.revive(&named(some(&mut rng))).await.unwrap();
             b.hold(&named(some(&mut rng)), round % 2 == 0).await.unwrap();
         }
     };
     let deleting = async {
         let mut rng = fastrand::Rng::with_seed(3);
-        for _ in 0..60 {
+        for _ in 0..40 {
             let mut ids = some(&mut rng);
             ids.truncate(2);
             c.remove(&named(ids)).await.unwrap();

@@ -148,19 +148,14 @@ impl Link {
     pub async fn revive(&mut self, named: &Named) -> Result<Vec<Entry>, OutboxError> {
         self.ask(async |client, _| {
             let change = client.transaction().await?;
-            hold_lines(&change, named).await?;
+            let ids = hold_lines(&change, named).await?;
             let back = format!(
                 "UPDATE outbox_event SET state = 'pending', settled_ms = NULL, settled_by = NULL, note = NULL,
                         restored = restored OR state = 'delivered',
                         attempt_ms = CASE WHEN state = 'dead' THEN attempt_ms END
-                 WHERE state <> 'pending' AND {NAMED} RETURNING {COLUMNS}"
+                 WHERE state <> 'pending' AND event_id = ANY($1) RETURNING {COLUMNS}"
             );
-            let back: Vec<Entry> = change
-                .query(&back, &[&named.ids, &named.call, &named.zammads])
-                .await?
-                .iter()
-                .map(entry)
-                .collect();
+            let back: Vec<Entry> = change.query(&back, &[&ids]).await?.iter().map(entry).collect();
             let mut lines = BTreeMap::<(String, String), i64>::new();
             for event in &back {
                 *lines.entry((event.zammad.clone(), event.call_id.clone())).or_default() += 1;
@@ -179,11 +174,12 @@ impl Link {
     pub async fn hold(&mut self, named: &Named, held: bool) -> Result<Vec<Entry>, OutboxError> {
         self.ask(async |client, _| {
             let change = client.transaction().await?;
-            hold_lines(&change, named).await?;
+            let ids = hold_lines(&change, named).await?;
             let amend = format!(
-                "UPDATE outbox_event SET held = $4 WHERE state = 'pending' AND {NAMED} RETURNING {COLUMNS}"
+                "UPDATE outbox_event SET held = $2 WHERE state = 'pending' AND event_id = ANY($1)
+                 RETURNING {COLUMNS}"
             );
-            let amended = change.query(&amend, &[&named.ids, &named.call, &named.zammads, &held]).await?;
+            let amended = change.query(&amend, &[&ids, &held]).await?;
             let amended: Vec<Entry> = amended.iter().map(entry).collect();
             ship::tell(&change, &calls_of(&amended)).await?;
             change.commit().await?;
@@ -199,9 +195,9 @@ impl Link {
     pub async fn remove(&mut self, named: &Named) -> Result<Vec<Entry>, OutboxError> {
         self.ask(async |client, _| {
             let change = client.transaction().await?;
-            hold_lines(&change, named).await?;
-            let forget = format!("DELETE FROM outbox_event WHERE {NAMED} RETURNING {COLUMNS}");
-            let gone = change.query(&forget, &[&named.ids, &named.call, &named.zammads]).await?;
+            let ids = hold_lines(&change, named).await?;
+            let forget = format!("DELETE FROM outbox_event WHERE event_id = ANY($1) RETURNING {COLUMNS}");
+            let gone = change.query(&forget, &[&ids]).await?;
             let gone: Vec<Entry> = gone.iter().map(entry).collect();
             let mut waited = BTreeMap::<(String, String), i64>::new();
             for event in gone.iter().filter(|event| event.state == State::Pending) {
@@ -248,14 +244,17 @@ impl Link {
 const NAMED: &str = "(event_id = ANY($1) OR (zammad = ANY($3) AND call_id = $2::text))";
 const ORDER: &str = "zammad, call_id, step, happened_ms, place, event_id";
 
-/// Locks the lines of these events, in the order in which everybody does: so that nobody settles one of them meanwhile.
-async fn hold_lines(change: &Transaction<'_>, named: &Named) -> Result<(), tokio_postgres::Error> {
-    let lock = format!(
-        "SELECT l.call_id FROM outbox_line l
-         WHERE (l.zammad, l.call_id) IN (SELECT zammad, call_id FROM outbox_event WHERE {NAMED})
-         ORDER BY l.zammad, l.call_id FOR UPDATE"
-    );
-    change.query(&lock, &[&named.ids, &named.call, &named.zammads]).await.map(drop)
+/// Locks the lines of these events, in the order in which everybody does, so that nobody settles one of them meanwhile.
+/// The events' identities: what comes to be there from here on is left alone, because its line is not locked.
+async fn hold_lines(change: &Transaction<'_>, named: &Named) -> Result<Vec<String>, tokio_postgres::Error> {
+    let there = format!("SELECT event_id, zammad, call_id FROM outbox_event WHERE {NAMED}");
+    let there = change.query(&there, &[&named.ids, &named.call, &named.zammads]).await?;
+    let column = |at: usize| there.iter().map(|row| row.get::<_, String>(at)).collect::<Vec<_>>();
+    let lock = "SELECT l.call_id FROM outbox_line l
+         WHERE (l.zammad, l.call_id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+         ORDER BY l.zammad, l.call_id FOR UPDATE";
+    change.query(lock, &[&column(1), &column(2)]).await?;
+    Ok(column(0))
 }
 
 fn calls_of(events: &[Entry]) -> Vec<(String, String)> {
