@@ -3,7 +3,7 @@
 //! Stopping goes with the stream: the listeners first, so that nothing new comes in; then the intake, which
 //! commits what it has; then the drains, which finish the requests on their way; then the store.
 
-mod fleet;
+pub mod fleet;
 mod reload;
 
 use std::sync::Arc;
@@ -131,7 +131,7 @@ impl Daemon {
             let (state, shown) = watch::channel(idle());
             let name = zammad.name.to_string();
             let (source, to, order) = match &fleet {
-                Some(fleet) => fleet.share(&name, to, order, &mut live, &mut drains, &post),
+                Some(fleet) => fleet.share(&name, (to, order), &mut live, &mut drains, &post),
                 None => (Source::Own(store.clone()), to, order),
             };
             to_drains.push(ToDrain { zammad: name.clone(), accepted: to, orders: order.clone() });
@@ -195,9 +195,13 @@ impl Daemon {
                 let _ = fail.try_send(Failure::Store(why));
             }
         });
+        if let Some(fleet) = fleet {
+            fleet.watch(&store, &live, &mut drains, &post);
+        }
         let control = serve(socket, store.clone(), live.clone(), post.clone());
         // Until the drains have finished: how they do is still to be seen.
-        drains.spawn(history::run(live.history.clone(), store.clone(), post.clone()));
+        let fleets = live.outbox.as_ref().map(|outbox| outbox.fleet.clone());
+        drains.spawn(history::run(live.history.clone(), store.clone(), fleets, post.clone()));
         if let Some(page) = page {
             drains.spawn(page.serve(store.clone(), live.clone(), post.clone()));
         }

@@ -13,15 +13,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use freeswitch_zammad::edge::admin::metrics;
 use freeswitch_zammad::edge::backfill::BackfillState;
+use freeswitch_zammad::edge::claims::ShareState;
 use freeswitch_zammad::edge::clock;
-use freeswitch_zammad::edge::control::Live;
+use freeswitch_zammad::edge::control::{Live, Outbox};
+use freeswitch_zammad::edge::desk::Desk;
+use freeswitch_zammad::edge::fleet::FleetState;
+use freeswitch_zammad::edge::shipper::ShipperState;
+use freeswitch_zammad::outbox::{self, Figures, Hand, Node};
 use freeswitch_zammad::sim::switch::Disconnect;
 use freeswitch_zammad::sim::zammad::{Answer, Fault};
 use freeswitch_zammad::store::{Limits, Store};
+use freeswitch_zammad::time::UnixMillis;
 use tokio::sync::watch;
 use web::Web;
 
@@ -40,7 +47,10 @@ async fn rules_and_dashboard_use_exactly_the_names_that_there_are() {
         Some("application/openmetrics-text; version=1.0.0; charset=utf-8")
     );
     assert!(served.body.ends_with("# EOF\n"));
-    let families = families(&served.body);
+    // Where there is an outbox there is more.
+    let (outbox, _kept) = outbox();
+    let shared = alone(|live| live.outbox = Some(outbox)).await;
+    let families: BTreeMap<_, _> = families(&served.body).into_iter().chain(families(&shared)).collect();
     assert!(families.len() > 25, "{families:?}");
     let mut asked = BTreeSet::new();
     for file in ["prometheus-alerts.yml", "grafana-dashboard.json"] {
@@ -156,18 +166,9 @@ async fn what_happens_is_counted() {
 
 #[tokio::test]
 async fn what_was_read_of_unheard_calls_is_counted_for_each_switch() {
-    let dir = tempfile::tempdir().unwrap();
-    let limits = Limits {
-        delivered_max: 1,
-        delivered_age: Duration::from_secs(1),
-        dead_max: 1,
-        dead_age: Duration::from_secs(1),
-        swap_bytes: u64::MAX,
-    };
-    let store = Store::open(dir.path(), limits).unwrap();
-    let mut live = Live::new(clock::now());
-    let without = metrics::text(&store, &live).unwrap();
+    let without = alone(|_| {}).await;
     assert_eq!(without.matches("backfill").count(), 0, "{without}");
+    assert_eq!(without.matches("outbox").count(), 0, "{without}");
     let main = BackfillState {
         gaps: 1,
         files: 2,
@@ -186,8 +187,7 @@ async fn what_was_read_of_unheard_calls_is_counted_for_each_switch() {
         })
         .into_iter()
         .unzip();
-    live.backfills = shown;
-    let text = metrics::text(&store, &live).unwrap();
+    let text = alone(|live| live.backfills = shown).await;
     let names = [
         "gaps",
         "records",
@@ -201,7 +201,119 @@ async fn what_was_read_of_unheard_calls_is_counted_for_each_switch() {
         let of = |switch: &str| value(&text, &format!("backfill_{name}_total{{switch=\"{switch}\"}}"));
         assert_eq!((of("main"), of("second")), (Some(wanted.into()), Some(0.0)), "{name} in {text}");
     }
+}
+
+#[tokio::test]
+async fn what_is_known_of_a_fleet_is_told_while_it_is_true() {
+    let (outbox, to) = outbox();
+    let text = async || {
+        let outbox = outbox.clone();
+        alone(|live| live.outbox = Some(outbox)).await
+    };
+    let all = text().await;
+    let is = |name: &str, wanted| assert_eq!(value(&all, name), wanted, "{name} in:\n{all}");
+    for (name, wanted) in [
+        ("outbox_link_up", 1.0),
+        ("outbox_shipped_total", 7.0),
+        ("outbox_known_total", 8.0),
+        ("outbox_claims_lost_total{zammad=\"main\"}", 2.0),
+        ("outbox_node{node=\"a\",state=\"up\"}", 1.0),
+        ("outbox_node{node=\"a\",state=\"silent\"}", 0.0),
+        ("outbox_node{node=\"b\",state=\"silent\"}", 1.0),
+        ("outbox_node{node=\"c\",state=\"stopped\"}", 1.0),
+        ("outbox_node{node=\"c\",state=\"silent\"}", 0.0),
+        ("outbox_events{zammad=\"main\"}", 12.0),
+        ("outbox_dead_letters{zammad=\"main\"}", 3.0),
+        ("outbox_delivered_kept{zammad=\"main\"}", 40.0),
+        ("outbox_calls_claimed{zammad=\"main\",node=\"a\"}", 4.0),
+    ] {
+        is(name, Some(wanted));
+    }
+    let oldest = value(&all, "outbox_oldest_age_seconds{zammad=\"main\"}").unwrap();
+    assert!((90.0..150.0).contains(&oldest), "{oldest}");
+    let (seen, now) = (value(&all, "outbox_node_seen_timestamp_seconds{node=\"b\"}").unwrap(), clock::now());
+    assert!((39.0..100.0).contains(&(now.0 as f64 / 1000.0 - seen)), "{seen}");
+
+    // Long ago: what was then may not be so any more. How long ago is told.
+    to.fleet.send_modify(|fleet| {
+        let long_ago = Some(UnixMillis(clock::now().0 - 300_000));
+        (fleet.seen, fleet.counted) = (long_ago, long_ago);
+    });
+    to.shipper.send_modify(|state| state.away = Some("it is gone".into()));
+    let all = text().await;
+    for gone in
+        ["outbox_node{", "outbox_node_seen", "outbox_events{", "outbox_oldest", "outbox_calls_claimed"]
+    {
+        let series = format!("\n{PREFIX}{gone}");
+        assert!(!all.contains(&series), "{gone} in:\n{all}");
+    }
+    assert_eq!(value(&all, "outbox_link_up"), Some(0.0));
+    assert!(value(&all, "outbox_figures_age_seconds") >= Some(300.0), "{all}");
+}
+
+/// What a daemon says that has nothing but this.
+async fn alone(change: impl FnOnce(&mut Live)) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        delivered_max: 1,
+        delivered_age: Duration::from_secs(1),
+        dead_max: 1,
+        dead_age: Duration::from_secs(1),
+        swap_bytes: u64::MAX,
+    };
+    let store = Store::open(dir.path(), limits).unwrap();
+    let mut live = Live::new(clock::now());
+    change(&mut live);
+    let text = metrics::text(&store, &live).unwrap();
     store.close().await.unwrap();
+    text
+}
+
+/// Where what an outbox shows comes from.
+struct Senders {
+    fleet: watch::Sender<FleetState>,
+    shipper: watch::Sender<ShipperState>,
+    _share: watch::Sender<ShareState>,
+}
+
+/// An outbox with three nodes, which is not there.
+fn outbox() -> (Outbox, Senders) {
+    let now = clock::now();
+    let node = |name: &str, silence, status: &str| Node {
+        name: name.into(),
+        silence: Duration::from_secs(silence),
+        status: status.into(),
+    };
+    let main = Figures {
+        waiting: 12,
+        oldest: Some(UnixMillis(now.0 - 90_000)),
+        dead: 3,
+        hands: vec![Hand { node: "a".into(), calls: 4, events: 9 }],
+    };
+    let state = FleetState {
+        seen: Some(now),
+        counted: Some(now),
+        nodes: vec![node("a", 1, "{}"), node("b", 40, "no JSON"), node("c", 90, "{\"stopped\":true}")],
+        figures: [("main".to_owned(), main)].into(),
+        delivered: [("main".to_owned(), 40)].into(),
+        ..FleetState::default()
+    };
+    let (to_fleet, fleet) = watch::channel(state);
+    let shipped = ShipperState { shipped: 7, known: 8, ..ShipperState::default() };
+    let (to_shipper, shipper) = watch::channel(shipped);
+    let (share, shown) = watch::channel(ShareState { lost: 2, ..ShareState::default() });
+    let settings = outbox::Settings {
+        server: "host=127.0.0.1 port=1".parse().unwrap(),
+        node: "a".into(),
+        owner: "a/1".into(),
+        lease: Duration::from_secs(9),
+        delivered_keep: Duration::from_secs(9),
+        dead_keep: Duration::from_secs(9),
+    };
+    let desk = Desk::new(Arc::new(settings), vec!["main".into()]);
+    let shares = vec![("main".to_owned(), shown)];
+    let outbox = Outbox { node: "a".into(), shipper, shares, fleet, desk };
+    (outbox, Senders { fleet: to_fleet, shipper: to_shipper, _share: share })
 }
 
 /// A series' value; `name` is without the prefix.

@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 mod common;
+#[path = "common/postgres.rs"]
+mod postgres;
 #[path = "common/program.rs"]
 mod program;
 #[path = "common/road.rs"]
@@ -17,7 +19,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use freeswitch_zammad::sim::recording::Recording;
-use freeswitch_zammad::sim::zammad::{Answer, Fault};
+use freeswitch_zammad::sim::zammad::{Answer, Fault, Row, Seen};
 use tokio::sync::mpsc;
 use web::Web;
 
@@ -35,7 +37,7 @@ async fn the_page_is_what_a_person_wants_to_see() {
         eprintln!("NOT RUN: the page is looked at with Chromium, Node and `npm ci --prefix tests/page`");
         return;
     };
-    let mut stage = Stage { web: Web::start("", "").await, calls: vec![], number: 0 };
+    let mut stage = Stage { web: Web::start("", "").await, calls: vec![], number: 0, fleet: None };
     let drive = Command::new("node")
         .args([DRIVE, &browser, &format!("http://{}/", stage.web.address)])
         .stdin(Stdio::piped())
@@ -80,6 +82,48 @@ struct Stage {
     web: Web,
     calls: Vec<Recording>,
     number: u32,
+    fleet: Option<Fleet>,
+}
+
+/// A daemon with an outbox, in which two more nodes have said something.
+struct Fleet {
+    web: Web,
+    server: postgres::Server,
+}
+
+impl Fleet {
+    async fn start() -> Self {
+        let server = postgres::Server::start();
+        let outbox = format!("[outbox]\nurl = \"{}\"\nnode = \"pbx1\"\n", server.url());
+        let web = Web::start("", &outbox).await;
+        // Only what ends a call, as before.
+        web.zammad.set_fault_rule(refuses_hangups);
+        for recording in ["in_caller_cancels", "in_answered_caller_hangs_up"] {
+            let call = web.begin(recording, recording.split('_').nth(1).unwrap());
+            web.end(&call);
+        }
+        let fleet = Self { web, server };
+        let refused = |all: &serde_json::Value| all["outbox"]["fleet"]["zammads"][0]["dead"] == 2;
+        fleet.web.until("they are refused", "/api/status", |reply| refused(&reply.json())).await;
+        let others = "INSERT INTO outbox_node (node, seen_at, status) VALUES
+             ('pbx2', now() - interval '10 minutes', '{\"version\":\"0.1.0\",\"calls\":3}'),
+             ('pbx3', now() - interval '2 hours', '{\"version\":\"0.1.0\",\"stopped\":true}'),
+             ('pbx4', now() + interval '1 hour', '{\"version\":\"0.2.0\",\"calls\":1,\"to_ship\":4,
+               \"switches\":[{\"name\":\"main\",\"listening\":false,\"reason\":\"refused\"}],
+               \"zammads\":[{\"name\":\"main\",\"link\":\"up\",\"paused\":true}]}')";
+        postgres::connect(&fleet.server.url()).await.batch_execute(others).await.unwrap();
+        fleet
+    }
+}
+
+fn refuses_hangups(seen: &Seen) -> Fault {
+    match seen.event.as_deref() {
+        Some("hangup") => {
+            let said = r#"{"error":"Can't save call: 'from' +4915112345678 is too strange"}"#;
+            Fault::answer_instead(Answer::json(422, said))
+        }
+        Some(_) | None => Fault::none(),
+    }
 }
 
 impl Stage {
@@ -102,19 +146,29 @@ impl Stage {
                 self.until(|all| all["zammads"][0]["link"] == "away").await;
             }
             // Only what ends a call: the caller log shows it for ever.
-            "refuse" => self.web.zammad.set_fault_rule(|seen| match seen.event.as_deref() {
-                Some("hangup") => {
-                    let said = r#"{"error":"Can't save call: 'from' +4915112345678 is too strange"}"#;
-                    Fault::answer_instead(Answer::json(422, said))
-                }
-                Some(_) | None => Fault::none(),
-            }),
+            "refuse" => self.web.zammad.set_fault_rule(refuses_hangups),
             "link" => return self.web.link(),
+            "fleet" if !postgres::is_there() => return "none".to_owned(),
+            "fleet" => {
+                let fleet = self.fleet.insert(Fleet::start().await);
+                return format!("http://{}/", fleet.web.address);
+            }
+            "fleet-link" => {
+                let fleet = self.fleet.as_ref().unwrap();
+                fleet.web.zammad.clear_faults();
+                return fleet.web.link();
+            }
+            "fleet-told" => {
+                let fleet = self.fleet.as_ref().unwrap();
+                let over =
+                    |rows: &[Row], _: &[_]| rows.iter().filter(|row| row.state == "hangup").count() == 2;
+                road::within("both are over", fleet.web.zammad.wait_until(over)).await;
+            }
+            "fleet-away" => self.fleet.as_mut().unwrap().server.kill(),
             "mended" => self.web.zammad.clear_faults(),
             "replayed" => {
-                let hung_up = |rows: &[freeswitch_zammad::sim::zammad::Row], _: &[_]| {
-                    rows.iter().filter(|row| row.state == "hangup").count() == 3
-                };
+                let hung_up =
+                    |rows: &[Row], _: &[_]| rows.iter().filter(|row| row.state == "hangup").count() == 3;
                 road::within("Zammad has them", self.web.zammad.wait_until(hung_up)).await;
             }
             "end" => self.calls.drain(..).for_each(|call| self.web.end(&call)),

@@ -4,18 +4,22 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::store::program;
 use super::{Common, Failure, runtime, say};
 use crate::config::{Config, Needs};
+use crate::daemon::fleet::settings as fleet_settings;
 use crate::daemon::limits;
-use crate::edge::answers;
 use crate::edge::control::{self, Request, Send};
+use crate::edge::desk::{Ask, Desk};
+use crate::edge::fleet::{self, FleetState};
 use crate::edge::heal::{self, Finding};
+use crate::edge::{answers, clock};
+use crate::outbox::Settings;
 use crate::store::{Store, StoreError, TakingIn};
 
 /// How long a store that nobody has open is read before it is opened here.
@@ -25,11 +29,53 @@ const LOOK_FIRST: Duration = Duration::from_millis(200);
 pub(super) fn question(common: &Common, request: Request) -> Result<Vec<Value>, Failure> {
     let config = common.load(Needs::Calls)?.config;
     runtime()?.block_on(async {
-        match running(&config.state_dir, &request).await? {
-            Some(answer) => Ok(answer),
-            None => from_store(&config, request).await,
+        match (running(&config.state_dir, &request).await?, request) {
+            (Some(answer), _) => Ok(answer),
+            (None, Request::Outbox { ask }) => from_outbox(common, ask).await,
+            (None, Request::Status) => {
+                let mut all = from_store(&config, Request::Status).await?;
+                for status in &mut all {
+                    add_fleet(common, status).await;
+                }
+                Ok(all)
+            }
+            (None, request) => from_store(&config, request).await,
         }
     })
+}
+
+/// How an outbox is reached by somebody who claims nothing, and the names of the Zammads.
+type Reached = (Arc<Settings>, Vec<String>);
+
+/// `None` if none is configured.
+fn outbox(common: &Common) -> Result<Option<Reached>, Failure> {
+    let config = common.load(Needs::Outbox)?.config;
+    let zammads = config.zammads.iter().map(|zammad| zammad.name.to_string()).collect();
+    let outbox = config.outbox.as_ref();
+    Ok(outbox.map(|outbox| (Arc::new(fleet_settings(&config, outbox, "operator")), zammads)))
+}
+
+async fn from_outbox(common: &Common, ask: Ask) -> Result<Vec<Value>, Failure> {
+    let Some((settings, zammads)) = outbox(common)? else { return Ok(vec![]) };
+    Desk::new(settings, zammads).answer(ask).await.map_err(|why| match why.passes() {
+        true => Failure::later(why),
+        false => Failure::new(why),
+    })
+}
+
+/// The others may run all the same.
+async fn add_fleet(common: &Common, status: &mut Value) {
+    let (node, looked) = match outbox(common) {
+        Ok(None) => return,
+        Ok(Some((settings, zammads))) => {
+            let node = settings.node.clone();
+            let looked = fleet::look(settings, &zammads).await;
+            (node, looked.map_err(|why| why.to_string()))
+        }
+        Err(failure) => (String::new(), Err(failure.why)),
+    };
+    let state = looked.unwrap_or_else(|why| FleetState { away: Some(why), ..FleetState::default() });
+    status["outbox"] = json!({ "node": node, "fleet": fleet::shown(&state, &node, clock::now()) });
 }
 
 /// As [`question`], where the answer is one object.

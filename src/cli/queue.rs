@@ -1,10 +1,14 @@
 //! `queue`, `pause`, `resume`: what waits, what was delivered, what never could be; and an operator's orders.
+//!
+//! Where there is a shared outbox its rows stand behind those of this node's store, with the same words: nobody has to know
+//! beforehand where an event is. They have no position; their id names them, at every node.
+
+mod places;
 
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
@@ -13,13 +17,11 @@ use super::ask::{question, single_answer};
 use super::{Common, Failure, print, say};
 use crate::edge::clock;
 use crate::edge::control::{Kind, Request, Selection};
+use crate::edge::desk::Ask;
+use places::{ordered, pages, progress, replay, shown, wait_for};
 
 /// Rows asked for, or given, at once.
 const PAGE: usize = 500;
-/// Events put back at once.
-const PUT_BACK: usize = 5_000;
-/// How often `replay --wait` looks.
-const WAIT_LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Args)]
 pub(super) struct Queue {
@@ -38,15 +40,15 @@ enum Command {
         #[arg(long, default_value_t = 100)]
         limit: usize,
     },
-    /// Everything about one event (by its position) or one call (by its callId)
+    /// Everything about one event (by its position or id) or one call (by its callId)
     Show {
-        /// Position or callId
+        /// Position, id or callId
         id: String,
     },
     /// Put events back into the queue: dead letters, or delivered ones for a Zammad that has lost them
     Replay {
         /// Every dead letter
-        #[arg(long, required_unless_present_any = ["call", "since", "seqs"])]
+        #[arg(long, required_unless_present_any = ["call", "since", "events"])]
         dead: bool,
         /// Delivered events since then, for a Zammad restored from a backup: `2026-11-23 08:00`, `2h`, or RFC 3339.
         /// Calls that Zammad still has are left alone.
@@ -84,8 +86,9 @@ struct These {
     /// Events of this call
     #[arg(long, value_name = "CALLID")]
     call: Option<String>,
-    /// Events at these positions
-    seqs: Vec<u64>,
+    /// Events at these positions, or with these ids, as `queue show` shows them
+    #[arg(value_name = "SEQ|ID")]
+    events: Vec<String>,
 }
 
 #[derive(Args)]
@@ -126,16 +129,16 @@ pub(super) fn run(queue: &Queue, common: &Common) -> Result<ExitCode, Failure> {
             }
             Ok(code)
         }
-        Command::Hold(these) => told(
-            common,
-            &question(common, Request::Hold { these: these.some()?, held: true })?,
-            "wait until released",
-        ),
-        Command::Release(these) => {
-            told(common, &question(common, Request::Hold { these: these.some()?, held: false })?, "go on")
-        }
+        Command::Hold(these) => told(common, &hold(common, these, true)?, "wait until released"),
+        Command::Release(these) => told(common, &hold(common, these, false)?, "go on"),
         Command::Delete(these) => {
-            told(common, &question(common, Request::Delete { these: these.some()? })?, "forgotten")
+            let these = these.some()?;
+            let ask = Ask::Delete { these: these.clone() };
+            told(
+                common,
+                &ordered(common, &these, ask, Request::Delete { these: these.clone() })?,
+                "forgotten",
+            )
         }
         Command::Export { file } => export(common, file.as_ref()),
         Command::Import { file } => import(common, file),
@@ -143,15 +146,17 @@ pub(super) fn run(queue: &Queue, common: &Common) -> Result<ExitCode, Failure> {
 }
 
 pub(super) fn explain(explain: &Explain, common: &Common) -> Result<ExitCode, Failure> {
-    let answer = question(common, Request::Explain { call: explain.call.clone() })?;
+    let mut answer = question(common, Request::Explain { call: explain.call.clone() })?;
+    let shared = shown(common, &mut answer, &explain.call);
     let (notes, rows): (Vec<&Value>, Vec<&Value>) = answer.iter().partition(|row| row["body"].is_null());
     if common.json {
         answer.iter().for_each(|line| print(&line.to_string()));
         if !answer.is_empty() {
-            return Ok(ExitCode::SUCCESS);
+            return shared.map(|()| ExitCode::SUCCESS);
         }
     }
     if answer.is_empty() {
+        shared?;
         return Err(Failure::new(format!(
             "nothing is known of call {:?}; `queue list delivered` shows calls that were told lately",
             explain.call
@@ -167,7 +172,13 @@ pub(super) fn explain(explain: &Explain, common: &Common) -> Result<ExitCode, Fa
     for row in rows {
         print(&format!("{:<10} {}", row["state"].as_str().unwrap_or_default(), line(row)));
     }
-    Ok(ExitCode::SUCCESS)
+    shared.map(|()| ExitCode::SUCCESS)
+}
+
+fn hold(common: &Common, these: &These, held: bool) -> Result<Vec<Value>, Failure> {
+    let these = these.some()?;
+    let ask = Ask::Hold { these: these.clone(), held };
+    ordered(common, &these, ask, Request::Hold { these: these.clone(), held })
 }
 
 pub(super) fn pause(pause: &Pause, paused: bool, common: &Common) -> Result<ExitCode, Failure> {
@@ -180,6 +191,11 @@ pub(super) fn pause(pause: &Pause, paused: bool, common: &Common) -> Result<Exit
         } else {
             format!("zammad {name}: goes on")
         });
+        if answer["others_go_on"] == true {
+            say(
+                "this holds for this node: other nodes go on with what is in the outbox; pause them too to stop all posting",
+            );
+        }
         if answer["lasts"] == false {
             say("the disk does not take it yet: until it does, a restart forgets it");
         }
@@ -189,13 +205,20 @@ pub(super) fn pause(pause: &Pause, paused: bool, common: &Common) -> Result<Exit
 
 impl These {
     fn selection(&self) -> Selection {
-        Selection { seqs: self.seqs.clone(), call: self.call.clone() }
+        let (mut seqs, mut ids) = (Vec::new(), Vec::new());
+        for event in &self.events {
+            match event.parse() {
+                Ok(seq) => seqs.push(seq),
+                Err(_) => ids.push(event.clone()),
+            }
+        }
+        Selection { seqs, ids, call: self.call.clone() }
     }
 
     fn some(&self) -> Result<Selection, Failure> {
-        if self.seqs.is_empty() && self.call.is_none() {
+        if self.events.is_empty() && self.call.is_none() {
             return Err(Failure::usage(
-                "name events by position, or a call with --call; `queue list` shows both",
+                "name events by position or id, or a call with --call; `queue list` and `queue show` show them",
             ));
         }
         Ok(self.selection())
@@ -228,7 +251,8 @@ fn list(common: &Common, kind: Kind, limit: usize) -> Result<ExitCode, Failure> 
 }
 
 fn show(common: &Common, id: &str) -> Result<ExitCode, Failure> {
-    let rows = question(common, Request::Show { id: id.to_owned() })?;
+    let mut rows = question(common, Request::Show { id: id.to_owned() })?;
+    let shared = shown(common, &mut rows, id);
     for row in &rows {
         print(&if common.json {
             row.to_string()
@@ -237,11 +261,12 @@ fn show(common: &Common, id: &str) -> Result<ExitCode, Failure> {
         });
     }
     if rows.is_empty() {
+        shared?;
         return Err(Failure::new(format!(
             "nothing is kept under {id:?}; `freeswitch-zammad queue list` shows what waits, `queue list delivered` what has gone"
         )));
     }
-    Ok(ExitCode::SUCCESS)
+    shared.map(|()| ExitCode::SUCCESS)
 }
 
 fn told(common: &Common, rows: &[Value], verb: &str) -> Result<ExitCode, Failure> {
@@ -251,61 +276,6 @@ fn told(common: &Common, rows: &[Value], verb: &str) -> Result<ExitCode, Failure
     let events = if rows.len() == 1 { "event" } else { "events" };
     say(&format!("{} {events} {verb}", rows.len()));
     Ok(ExitCode::SUCCESS)
-}
-
-/// Page by page where there can be many: it is seen how far it has come, and the daemon does other things in between. The
-/// positions are asked for first, so what is refused anew meanwhile is not put back once more.
-fn replay(
-    common: &Common,
-    dead: bool,
-    since: Option<u64>,
-    these: &Selection,
-    dry_run: bool,
-) -> Result<Vec<Value>, Failure> {
-    let put_back = |these: Selection| question(common, Request::Replay { dead: false, these, dry_run });
-    let mut done = if *these == Selection::default() { vec![] } else { put_back(these.clone())? };
-    let happened = |row: &Value| {
-        let at = row["happened"].as_str()?.parse::<jiff::Timestamp>().ok()?;
-        u64::try_from(at.as_millisecond()).ok()
-    };
-    for (kind, from) in [(Kind::Dead, dead.then_some(0)), (Kind::Delivered, since)] {
-        let Some(from) = from else { continue };
-        let mut seqs = Vec::new();
-        pages(common, kind, usize::MAX, |row| {
-            if kind == Kind::Dead || happened(row).is_some_and(|at| at >= from) {
-                seqs.extend(row["seq"].as_u64());
-            }
-            Ok(())
-        })?;
-        let all = seqs.len();
-        for (nth, page) in (1..).zip(seqs.chunks(PUT_BACK)) {
-            done.extend(put_back(Selection { seqs: page.to_vec(), call: None })?);
-            progress(
-                (nth * PUT_BACK).min(all) as u64,
-                &format!("of {all} {}", if dry_run { "looked at" } else { "put back" }),
-            );
-        }
-    }
-    Ok(done)
-}
-
-/// Until none of these events waits any more; says how many do, whenever that has changed.
-fn wait_for(rows: &[Value], common: &Common) -> Result<(), Failure> {
-    let seqs = || rows.iter().filter_map(|row| row["seq"].as_u64());
-    let (Some(first), Some(last)) = (seqs().min(), seqs().max()) else { return Ok(()) };
-    let mut shown = None;
-    loop {
-        let answer = single_answer(common, Request::Waiting { first, last })?;
-        let waiting = answer["waiting"].as_u64().unwrap_or_default();
-        if shown != Some(waiting) {
-            say(&format!("{waiting} of {} still waiting", rows.len()));
-            shown = Some(waiting);
-        }
-        if waiting == 0 {
-            return Ok(());
-        }
-        std::thread::sleep(WAIT_LOOK);
-    }
 }
 
 fn export(common: &Common, file: Option<&PathBuf>) -> Result<ExitCode, Failure> {
@@ -364,35 +334,6 @@ fn import(common: &Common, file: &PathBuf) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Every row of a kind, up to `limit`, page by page: neither side holds more than a page.
-fn pages(
-    common: &Common,
-    kind: Kind,
-    limit: usize,
-    mut take: impl FnMut(&Value) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let (mut from, mut left) = (0, limit);
-    while left > 0 {
-        let wanted = left.min(PAGE);
-        let rows = question(common, Request::List { kind, from, limit: wanted })?;
-        for row in &rows {
-            take(row)?;
-        }
-        // A page that is not full is the last one.
-        let last = rows.last().filter(|_| rows.len() == wanted);
-        let Some(last) = last.and_then(|row| row["seq"].as_u64()) else { return Ok(()) };
-        from = last + 1;
-        left -= rows.len();
-    }
-    Ok(())
-}
-
-fn progress(count: u64, verb: &str) {
-    if count.is_multiple_of(10_000) {
-        say(&format!("{count} rows {verb} …"));
-    }
-}
-
 /// `2h` (ago), `2026-11-23 08:00` (here), or RFC 3339, in ms since 1970.
 fn moment(text: &str) -> Result<u64, Failure> {
     let ago = text.parse::<jiff::Span>().ok().and_then(|span| {
@@ -429,7 +370,7 @@ fn line(row: &Value) -> String {
     let after = ["story", "note"].iter().find_map(|key| row[key].as_str()).unwrap_or(held);
     let line = format!(
         "{:>6}  {:<24}  {:<7}  {:<3}  {:<16}  {:<16}  {}  {detail}  {}",
-        row["seq"].to_string(),
+        row["seq"].as_u64().map_or_else(|| text(&row["in"]), |seq| seq.to_string()),
         text(&row["happened"]),
         text(&body["event"]),
         text(&body["direction"]),

@@ -1,5 +1,7 @@
 //! `status`: how the daemon, its links and its queue are.
 
+mod fleet;
+
 use std::process::ExitCode;
 
 use serde_json::Value;
@@ -73,9 +75,14 @@ fn lines(all: &Value) -> Vec<String> {
         }
     }
     lines.extend(outbox(&all["outbox"]));
+    lines.extend(fleet::lines(&all["outbox"]));
     for zammad in all["zammads"].as_array().into_iter().flatten() {
         let name = format!("zammad {} ({})", text(&zammad["name"]), text(&zammad["url"]));
-        let paused = if zammad["paused"] == true { ", PAUSED by an operator" } else { "" };
+        let paused = match (zammad["paused"] == true, all["outbox"].is_object()) {
+            (true, true) => ", PAUSED by an operator: here; other nodes go on",
+            (true, false) => ", PAUSED by an operator",
+            (false, _) => "",
+        };
         let since = text(&zammad["since"]);
         lines.push(match zammad["link"].as_str() {
             Some("up") => format!("{name}: answers{paused}"),
@@ -133,7 +140,7 @@ fn lines(all: &Value) -> Vec<String> {
 
 /// A node of a shared outbox, if it is one.
 fn outbox(outbox: &Value) -> Vec<String> {
-    let Some(node) = outbox["node"].as_str() else { return vec![] };
+    let (Some(node), Some(_)) = (outbox["node"].as_str(), outbox["shipped"].as_u64()) else { return vec![] };
     let mut lines = vec![match outbox["reason"].as_str() {
         Some(why) => {
             format!("outbox, as node {node}: TAKES NOTHING: {why}; events wait in this node's store")

@@ -14,6 +14,7 @@ use super::log;
 use super::pauses;
 use super::rows;
 use super::send;
+use super::shipper;
 use super::status::{self, Seen};
 use super::stories;
 use crate::store::{Accepting, Pending, Seq, Settle, Store, StoreError};
@@ -93,6 +94,10 @@ pub async fn answer(store: &Store, live: Option<&Live>, request: Request) -> Res
             Ok(vec![json!({ "waiting": waiting })])
         }
         Request::Import { rows } => import(store, live, &rows).await,
+        Request::Outbox { ask } => match live.and_then(|live| live.outbox.as_ref()) {
+            Some(outbox) => outbox.desk.answer(ask).await,
+            None => Ok(vec![]),
+        },
         Request::Send(given) => Ok(vec![send::send(store, live, &given).await?]),
     }
 }
@@ -163,6 +168,9 @@ async fn replay(
     let reach = if dead { ALL } else { these.reach() };
     let (mut seqs, mut rows) = select(store, Kind::Dead, reach, |seq, event| dead || named(seq, event))?;
     let (more, told) = select(store, Kind::Delivered, these.reach(), named)?;
+    // What went into the outbox is put back there; here only by its position.
+    let here = |(seq, row): &(Seq, Value)| row["note"] != shipper::NOTE || these.seqs.contains(&seq.0);
+    let (more, told): (Vec<Seq>, Vec<Value>) = more.into_iter().zip(told).filter(here).unzip();
     seqs.extend(more);
     rows.extend(told);
     if dry_run {
@@ -210,7 +218,10 @@ async fn pause(
         Ok(written) => written.map(|_| true)?,
         Err(_) => false,
     };
-    Ok(names.iter().map(|name| json!({ "zammad": name, "paused": paused, "lasts": lasts })).collect())
+    let shared = live.is_some_and(|live| live.outbox.is_some());
+    let answer =
+        |name| json!({ "zammad": name, "paused": paused, "lasts": lasts, "others_go_on": shared && paused });
+    Ok(names.iter().map(answer).collect())
 }
 
 /// Of the Zammads that there are, the one that is named; all where none is.

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use recorder::Recorder;
-use table::{Table, lock};
+use table::{Heeded, Table, lock};
 
 use super::accept::Accepted;
 use super::clock;
@@ -97,14 +97,13 @@ impl Share {
         async move { done.await.unwrap_or(Err(Unrecorded::Lost)) }
     }
 
-    /// Says whether Zammad is reached: no call is claimed while it is not. Whether those that this node has are to be given
-    /// back.
-    pub(super) fn yields(&self, reached: bool) -> bool {
+    /// Says whether this node can post: no call is claimed while it cannot. Whether those that it has are to be given back.
+    pub(super) fn yields(&self, posts: bool) -> bool {
         let mut table = lock(&self.table);
-        if table.shut && reached {
+        if table.shut && posts {
             self.room.notify_one();
         }
-        table.shut = !reached;
+        table.shut = !posts;
         table.shut && !table.events.is_empty()
     }
 
@@ -263,6 +262,8 @@ impl Claims {
             };
             self.tell_lost(before).await;
         }
+        let known = lock(table).known(if due { None } else { Some(named) });
+        self.heed(link, table, known).await?;
         let (ours, known) = {
             let table = lock(table);
             let all = due || matches!(woken, Woken::Heard(calls) if calls.is_empty());
@@ -270,7 +271,7 @@ impl Claims {
                 !line.leaving && (all || line.events.is_empty() || named.contains(*call))
             });
             let ours: Vec<String> = ours.map(|(call, _)| call.clone()).collect();
-            let known = table.known(&ours);
+            let known = table.known(Some(&ours));
             (ours, known)
         };
         if ours.is_empty() {
@@ -290,6 +291,31 @@ impl Claims {
             let _ = self.accepted.send(event).await;
         }
         self.bury(link, table, unreadable).await
+    }
+
+    /// Does what an operator, at whatever node, has ordered of these events.
+    async fn heed(
+        &self,
+        link: &mut Link,
+        table: &Mutex<Table>,
+        known: Vec<String>,
+    ) -> Result<(), OutboxError> {
+        if known.is_empty() {
+            return Ok(());
+        }
+        let standing = link.standing(&known).await?;
+        let Heeded { held, released, gone } = lock(table).heed(&known, standing);
+        for order in [Order::Held(held, true), Order::Held(released, false), Order::Removed(gone)] {
+            let any = match &order {
+                Order::Held(seqs, _) | Order::Removed(seqs) => !seqs.is_empty(),
+                Order::Revived(_) | Order::Pause(_) | Order::Reload(_) => true,
+            };
+            if any {
+                // A drain that is gone needs nothing.
+                let _ = self.orders.send(order).await;
+            }
+        }
+        Ok(())
     }
 
     /// Rows that cannot be read are dead letters, or they would hold up their calls for ever.

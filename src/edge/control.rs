@@ -28,7 +28,9 @@ use super::admin::metrics::PostSeconds;
 use super::answers::{self, Refusal};
 use super::backfill::BackfillState;
 use super::claims::ShareState;
+use super::desk::{Ask, Desk};
 use super::drain::{DrainState, Order};
+use super::fleet::FleetState;
 use super::history::History;
 use super::intake::{Board, Figures};
 use super::listener::LinkState;
@@ -61,11 +63,14 @@ pub enum Kind {
     Delivered,
 }
 
-/// Which events: all whose position or call is named.
+/// Which events: all whose position, identity or call is named.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Selection {
     /// Positions.
     pub seqs: Vec<u64>,
+    /// Identities.
+    #[serde(default)]
+    pub ids: Vec<String>,
     /// A call.
     pub call: Option<String>,
 }
@@ -74,17 +79,20 @@ impl Selection {
     /// The positions between which they lie.
     #[must_use]
     pub fn reach(&self) -> RangeInclusive<u64> {
-        match (&self.call, self.seqs.iter().min(), self.seqs.iter().max()) {
-            (None, Some(first), Some(last)) => *first..=*last,
-            (None, ..) => RangeInclusive::new(1, 0),
-            (Some(_), ..) => 0..=u64::MAX,
+        let anywhere = self.call.is_some() || !self.ids.is_empty();
+        match (anywhere, self.seqs.iter().min(), self.seqs.iter().max()) {
+            (false, Some(first), Some(last)) => *first..=*last,
+            (false, ..) => RangeInclusive::new(1, 0),
+            (true, ..) => 0..=u64::MAX,
         }
     }
 
     /// Whether an event is among them.
     #[must_use]
     pub fn has(&self, seq: Seq, event: &Pending) -> bool {
-        self.seqs.contains(&seq.0) || self.call.as_deref() == Some(event.event.call_id.as_str())
+        self.seqs.contains(&seq.0)
+            || self.call.as_deref() == Some(event.event.call_id.as_str())
+            || self.ids.contains(&event.id)
     }
 }
 
@@ -169,6 +177,11 @@ pub enum Request {
         /// The rows, as exported.
         rows: Vec<Value>,
     },
+    /// The same of the shared outbox; nothing where there is none.
+    Outbox {
+        /// What of it.
+        ask: Ask,
+    },
 }
 
 /// An event from elsewhere: see [`super::send`].
@@ -193,6 +206,10 @@ pub struct Outbox {
     pub shipper: watch::Receiver<ShipperState>,
     /// What this node has of it, by the Zammads' names.
     pub shares: Vec<(String, watch::Receiver<ShareState>)>,
+    /// Everybody who takes part, and how much waits.
+    pub fleet: watch::Receiver<FleetState>,
+    /// Answers questions about its rows.
+    pub desk: Desk,
 }
 
 /// What the running daemon can tell beyond the store.

@@ -233,7 +233,7 @@ impl Drain {
         }
         let mut leaving = Vec::new();
         // With room all that was to be said of them is among the settles.
-        if self.source.yields(*schedule.link() == Link::Up) && jobs.have_room() {
+        if self.source.yields(*schedule.link() == Link::Up && !schedule.is_paused()) && jobs.have_room() {
             for (seq, unsure) in schedule.give_back() {
                 leaving.push(Seq(seq));
                 if unsure {

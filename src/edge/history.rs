@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::clock;
+use super::fleet::FleetState;
 use crate::store::Store;
 use crate::time::UnixMillis;
 
@@ -64,8 +66,13 @@ pub fn lock(history: &History) -> MutexGuard<'_, Samples> {
     history.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Looks at the queue until cancelled.
-pub async fn run(history: History, store: Store, stop: CancellationToken) {
+/// Looks at the queue, and at what is known of the outbox if there is one, until cancelled.
+pub async fn run(
+    history: History,
+    store: Store,
+    fleet: Option<watch::Receiver<FleetState>>,
+    stop: CancellationToken,
+) {
     loop {
         let (waiting, reader) = (store.counts().pending, store.clone());
         let age = move || {
@@ -75,7 +82,10 @@ pub async fn run(history: History, store: Store, stop: CancellationToken) {
         // Most of the time nothing waits, and the disk is not asked. While it refuses it cannot be; one that is lost is
         // lost with the whole program.
         let oldest = if waiting > 0 { tokio::task::spawn_blocking(age).await.unwrap_or(0) } else { 0 };
-        lock(&history).note(clock::now(), waiting, oldest);
+        let (shared, since) = fleet.as_ref().map(|fleet| fleet.borrow().waiting()).unwrap_or_default();
+        let now = clock::now();
+        let oldest = oldest.max(since.map_or(0, |since| now.since(since).as_secs()));
+        lock(&history).note(now, waiting + shared, oldest);
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(LOOK) => {}

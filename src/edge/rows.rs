@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::control::Kind;
 use crate::cti::event::{CallId, Direction, Event, What};
+use crate::outbox::{Entry, State};
 use crate::store::{Dead, Delivered, Pending, Seq, Settle};
 use crate::time::UnixMillis;
 
@@ -54,6 +55,31 @@ pub fn delivered(seq: Seq, delivered: &Delivered) -> Value {
     row["state"] = "delivered".into();
     row["settled_ms"] = delivered.delivered.0.into();
     row["note"] = delivered.note.as_deref().into();
+    row
+}
+
+/// An event in the shared outbox. It has no position there: its identity names it.
+#[must_use]
+pub fn in_outbox(entry: &Entry) -> Value {
+    let mut row = match &entry.event {
+        Ok(event) => pending(Seq(0), event),
+        Err(why) => json!({
+            "id": entry.id, "zammad": entry.zammad, "happened": entry.happened.to_string(),
+            "happened_ms": entry.happened.0, "body": { "callId": entry.call_id }, "unreadable": why,
+        }),
+    };
+    row["seq"] = Value::Null;
+    row["in"] = "outbox".into();
+    row["state"] = entry.state.as_str().into();
+    row["shipped_by"] = entry.shipped_by.as_str().into();
+    let over = match entry.state {
+        State::Pending => return row,
+        State::Dead => "story",
+        State::Delivered => "note",
+    };
+    row[over] = entry.note.as_deref().into();
+    row["settled_ms"] = entry.settled.map(|at| at.0).into();
+    row["settled_by"] = entry.settled_by.as_deref().into();
     row
 }
 

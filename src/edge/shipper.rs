@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Waits after the outbox failed.
 const AGAIN: Backoff = Backoff { min: Duration::from_millis(500), max: Duration::from_secs(10) };
 /// What an event's row in this store is noted with.
-const NOTE: &str = "in the outbox";
+pub const NOTE: &str = "in the outbox";
 
 /// What status shows of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -66,13 +66,13 @@ impl Source {
         }
     }
 
-    /// Says whether this node reaches Zammad. What it has of a shared outbox is for another node while it does not: whether
-    /// its calls are to be given back.
+    /// Says whether this node can post: it reaches Zammad and is not paused. What it has of a shared outbox is for another
+    /// node while it cannot: whether its calls are to be given back.
     #[must_use]
-    pub fn yields(&self, reached: bool) -> bool {
+    pub fn yields(&self, posts: bool) -> bool {
         match self {
             Self::Own(_) => false,
-            Self::Shared(share) => share.yields(reached),
+            Self::Shared(share) => share.yields(posts),
         }
     }
 

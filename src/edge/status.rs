@@ -13,7 +13,14 @@
 //!   "backfills": [{ "switch", "dir", "busy", "gaps", "files", "calls", "skipped", "left_out", "lost",
 //!                   "unlisted", "reason" }],
 //!   "outbox": { "node", "reason": null | "why it takes nothing", "shipped", "known", "last_shipped",       only with one
-//!               "shares": [{ "zammad", "reason": null | "why nothing is taken", "calls", "events", "lost" }] },
+//!               "shares": [{ "zammad", "reason": null | "why nothing is taken", "calls", "events", "lost" }],
+//!               "fleet": { "reason": null | "why it cannot be read now", "seen_age_s", "figures_age_s", "same_name": false,
+//!                          "nodes": [{ "node", "this": true, "state": "up" | "silent" | "stopped", "seen", "seen_ms",
+//!                                      "version", "started_ms", "switches": [{ "name", "listening", "since", "reason" }],
+//!                                      "zammads": [{ "name", "link", "since", "reason", "paused", "in_flight" }],
+//!                                      "to_ship", "calls", "disk_refuses" }],
+//!                          "zammads": [{ "zammad", "waiting", "oldest_age_s", "dead", "delivered_kept",
+//!                                        "hands": [{ "node", "calls", "events" }] }] } },
 //!   "loops": [{ "name", "still_ms", "stuck": false }],                      what the daemon is made of, and whether it moves
 //!   "zammads": [{ "name", "url", "link": "up" | "unasked" | "away" | "misconfigured", "reason", "since", "paused",
 //!                 "in_flight", "last_delivery", "delivered", "dead", "repeated", "healed", "ambiguous", "dropped",
@@ -21,7 +28,7 @@
 //! ```
 //!
 //! That is [`status`]; from a store without a daemon only `version`, `running`, `now` and `queue` are there, the names of
-//! the Zammads that are `paused`, and of the lists all but `history`.
+//! the Zammads that are `paused`, of `outbox` its `node` and `fleet`, and of the lists all but `history`.
 //! [`snapshot`] adds lists, each bounded, newest first:
 //!
 //! ```text
@@ -31,7 +38,7 @@
 //!                   "answered_by": null | "Eva", "answered_ms": null | … }],
 //!   "delivered": [{ "seq", "zammad", "switch", "call": id, "event": "newCall" | "answer" | "hangup", "direction",
 //!                   "from", "to", "what": null | who answered, or the cause, "happened_ms", "settled_ms",
-//!                   "note": null | "…" }],
+//!                   "note": null | "…" }],      of the shared outbox: "seq": null, "key": its name here, "node": who told it
 //!   "dead_letters": the same, with the story as "note",
 //!   "history": { "step_s": 10, "samples": [[ms, most waiting, longest age in s], …] } }    oldest first
 //! ```
@@ -44,13 +51,14 @@ use serde_json::{Value, json};
 
 use super::backfill::BackfillState;
 use super::claims::ShareState;
-use super::control::Live;
+use super::control::{Live, Outbox};
 use super::drain::DrainState;
 use super::listener::LinkState;
 use super::ongoing::{self, Call, Calls};
 use super::shown::Shown;
-use super::{clock, history, mask, pauses, pulse};
+use super::{clock, fleet, history, mask, pauses, pulse, shipper};
 use crate::cti::event::{Direction, What};
+use crate::outbox::Entry;
 use crate::queue::breaker::Link;
 use crate::queue::schedule::Counters;
 use crate::store::{Pending, Seq, Store, TakingIn, state};
@@ -122,6 +130,7 @@ pub fn status(store: &Store, live: Option<&Live>) -> Value {
             status["outbox"] = json!({
                 "node": outbox.node, "reason": shipper.away, "shipped": shipper.shipped, "known": shipper.known,
                 "last_shipped": shipper.last.map(|at| at.to_string()), "shares": shares.collect::<Vec<_>>(),
+                "fleet": fleet::shown(&outbox.fleet.borrow(), &outbox.node, now),
             });
         }
         status["loops"] = live.pulse.ages(clock::monotonic()).iter().map(a_loop).collect();
@@ -137,15 +146,21 @@ pub fn snapshot(store: &Store, live: Option<&Live>, seen: Seen, from: UnixMillis
     let mut all = status(store, live);
     all["masked"] = (seen == Seen::Masked).into();
     // What cannot be read now is not shown now; `queue.disk_refuses` says why.
-    let mut delivered = store.newest_delivered(DELIVERED_SHOWN).unwrap_or_default();
-    delivered.sort_by_key(|(_, row)| std::cmp::Reverse(row.delivered));
-    all["delivered"] = delivered
-        .iter()
-        .map(|(seq, row)| settled(*seq, &row.pending, row.delivered, row.note.as_deref(), seen))
-        .collect();
+    let shared = live.and_then(|live| live.outbox.as_ref());
+    let delivered = store.newest_delivered(DELIVERED_SHOWN).unwrap_or_default();
+    let here = |note: Option<&str>| shared.is_none() || note != Some(shipper::NOTE);
+    let delivered = delivered.iter().filter(|(_, row)| here(row.note.as_deref()));
+    let delivered =
+        delivered.map(|(seq, row)| settled(*seq, &row.pending, row.delivered, row.note.as_deref(), seen));
     let dead = store.newest_dead(DEAD_SHOWN).unwrap_or_default();
-    all["dead_letters"] =
-        dead.iter().map(|(seq, row)| settled(*seq, &row.pending, row.died, Some(&row.story), seen)).collect();
+    let dead = dead.iter().map(|(seq, row)| settled(*seq, &row.pending, row.died, Some(&row.story), seen));
+    let fleet = shared.map(|shared| shared.fleet.borrow().clone()).unwrap_or_default();
+    let there = |entries: &[Entry]| -> Vec<Value> {
+        let row = |entry| in_outbox(shared?, entry, seen);
+        entries.iter().filter_map(row).collect()
+    };
+    all["delivered"] = newest(delivered.chain(there(&fleet.newest_delivered)), DELIVERED_SHOWN);
+    all["dead_letters"] = newest(dead.chain(there(&fleet.newest_dead)), DEAD_SHOWN);
     let calls = match live {
         Some(live) => ongoing::lock(&live.ongoing).newest(CALLS_SHOWN),
         None => remembered(store).newest(CALLS_SHOWN),
@@ -158,6 +173,23 @@ pub fn snapshot(store: &Store, live: Option<&Live>, seen: Seen, from: UnixMillis
         all["history"] = json!({ "step_s": history::STEP.as_secs(), "samples": samples });
     }
     all
+}
+
+fn newest(rows: impl Iterator<Item = Value>, limit: usize) -> Value {
+    let mut rows: Vec<Value> = rows.collect();
+    rows.sort_by_key(|row| std::cmp::Reverse(row["settled_ms"].as_u64()));
+    rows.truncate(limit);
+    rows.into()
+}
+
+/// One that is over in the outbox; one that cannot be read is not shown, only counted.
+fn in_outbox(outbox: &Outbox, entry: &Entry, seen: Seen) -> Option<Value> {
+    let event = entry.event.as_ref().ok()?;
+    let mut row = settled(Seq(0), event, entry.settled?, entry.note.as_deref(), seen);
+    row["seq"] = Value::Null;
+    row["key"] = outbox.desk.key(&entry.id).into();
+    row["node"] = entry.settled_by.as_deref().into();
+    Some(row)
 }
 
 /// The calls that went on when the daemon stopped. What cannot be read of them the daemon says when it starts.

@@ -55,7 +55,8 @@ const OVER: &str = "\
     FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) AS n (event_id, state, settled_ms, note)
     WHERE outbox_event.event_id = n.event_id AND outbox_event.state = 'pending'
     RETURNING outbox_event.call_id";
-const LESS: &str = "\
+/// So many events less wait in these calls of a Zammad. Where none is left it is nobody's.
+pub(super) const LESS: &str = "\
     UPDATE outbox_line SET waiting = waiting - n.count,
         owner = CASE WHEN waiting > n.count THEN owner END,
         lease_until = CASE WHEN waiting > n.count THEN lease_until END
@@ -157,10 +158,8 @@ impl Link {
             let (free, tells) = (session.prepare(FREE).await?, session.tells);
             let change = session.client.transaction().await?;
             change.execute(&free, &[&zammad, &settings.owner, &calls, &fences]).await?;
-            if tells {
-                let names = calls.iter().map(|call| (zammad.to_owned(), (*call).to_owned()));
-                tell(&change, &names.collect::<Vec<_>>()).await?;
-            }
+            let names = calls.iter().map(|call| (zammad.to_owned(), (*call).to_owned()));
+            tell(&change, tells, &names.collect::<Vec<_>>()).await?;
             change.commit().await
         })
         .await
@@ -362,7 +361,8 @@ fn claimed(rows: &[Row]) -> Vec<Claimed> {
     rows.iter().map(|row| Claimed { call_id: row.get(0), fence: row.get(1) }).collect()
 }
 
-fn event(row: &Row) -> Result<Pending, String> {
+/// From the columns `event_id, payload, attempt_ms, held, restored`, in this order.
+pub(super) fn event(row: &Row) -> Result<Pending, String> {
     let mut pending = store::read_payload(row.get(1))?;
     pending.attempt = row.get::<_, Option<i64>>(2).map(|at| UnixMillis(u64::try_from(at).unwrap_or(0)));
     (pending.held, pending.restored) = (row.get(3), row.get(4));

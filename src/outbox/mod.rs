@@ -14,16 +14,20 @@
 //! - **Order**: within a call newCall, answers, hangup, whoever brought them.
 //! - LISTEN and NOTIFY only make it quick. Where they are not heard, all is found by looking.
 
+mod fleet;
 mod lines;
 mod link;
+mod rows;
 mod schema;
 mod server;
 mod ship;
 
 use std::time::Duration;
 
+pub use fleet::{Figures, Hand, Node};
 pub use lines::{Claimed, Recorded, Settled, Waiting};
 pub use link::Link;
+pub use rows::{After, Entry, Named, Standing, State};
 pub use server::Server;
 
 /// How the outbox is reached, and by whom.

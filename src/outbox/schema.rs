@@ -12,8 +12,10 @@ struct Step {
 }
 
 /// Step `n` makes format `n`; the first is at index 0.
-const STEPS: [Step; 1] =
-    [Step { name: "outbox", sql: include_str!("../../migrations/postgres/0001_outbox.sql") }];
+const STEPS: [Step; 2] = [
+    Step { name: "outbox", sql: include_str!("../../migrations/postgres/0001_outbox.sql") },
+    Step { name: "looking", sql: include_str!("../../migrations/postgres/0002_looking.sql") },
+];
 
 /// The format this program reads and writes: that of the last step.
 pub(super) const FORMAT: i32 = STEPS.len() as i32;

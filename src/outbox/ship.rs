@@ -1,5 +1,9 @@
 //! Taking events in.
 
+use std::collections::BTreeMap;
+
+use tokio_postgres::{Statement, Transaction};
+
 use super::OutboxError;
 use super::link::{CHANNEL, Link, Session};
 use crate::cti::event::What;
@@ -31,7 +35,7 @@ const INSERT: &str = "\
     ON CONFLICT (event_id) DO NOTHING
     RETURNING zammad, call_id, state";
 /// More waits in these lines.
-const ADD: &str = "\
+pub(super) const ADD: &str = "\
     INSERT INTO outbox_line (zammad, call_id, waiting)
     SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n (zammad, call_id, waiting)
     ORDER BY zammad, call_id
@@ -92,31 +96,44 @@ async fn ship(
             ],
         )
         .await?;
-    let mut lines = std::collections::BTreeMap::<(String, String), i64>::new();
+    let mut lines = BTreeMap::<(String, String), i64>::new();
     for row in new.iter().filter(|row| row.get::<_, &str>(2) == "pending") {
         *lines.entry((row.get(0), row.get(1))).or_default() += 1;
     }
-    if !lines.is_empty() {
-        let (names, counts): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
-        let (zammads, calls): (Vec<_>, Vec<_>) = names.iter().cloned().unzip();
-        change.execute(&add, &[&zammads, &calls, &counts]).await?;
-        if tells {
-            tell(&change, &names).await?;
-        }
-    }
+    wait(&change, &add, tells, lines).await?;
     change.commit().await?;
     Ok(new.len() as u64)
+}
+
+/// So many more events of these calls wait, by [`ADD`]; whoever listens is told.
+pub(super) async fn wait(
+    change: &Transaction<'_>,
+    add: &Statement,
+    tells: bool,
+    lines: BTreeMap<(String, String), i64>,
+) -> Result<(), tokio_postgres::Error> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let (names, counts): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
+    let (zammads, calls): (Vec<_>, Vec<_>) = names.iter().cloned().unzip();
+    change.execute(add, &[&zammads, &calls, &counts]).await?;
+    tell(change, tells, &names).await
 }
 
 fn moment(ms: u64) -> i64 {
     i64::try_from(ms).unwrap_or(i64::MAX)
 }
 
-/// Wakes whoever listens, when the transaction is through.
+/// Wakes whoever listens, when the transaction is through; nobody where the engine `tells` nobody.
 pub(super) async fn tell(
-    change: &tokio_postgres::Transaction<'_>,
+    change: &Transaction<'_>,
+    tells: bool,
     calls: &[(String, String)],
 ) -> Result<(), tokio_postgres::Error> {
+    if !tells {
+        return Ok(());
+    }
     let word = serde_json::to_string(calls).expect("a list of texts always serializes");
     let word = if word.len() > WORD_MAX { String::new() } else { word };
     change.execute("SELECT pg_notify($1, $2)", &[&CHANNEL, &word]).await.map(drop)

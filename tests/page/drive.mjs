@@ -29,7 +29,7 @@ async function open(options, path = url) {
     if (["error", "warning"].includes(line.type()) && !/ERR_(CONNECTION|INCOMPLETE|EMPTY|NETWORK)|status of 401/.test(line.text())) faults.push(line.text());
   });
   page.on("pageerror", (why) => faults.push(String(why)));
-  page.on("request", (request) => { if (new URL(request.url()).host !== new URL(url).host) faults.push(`asks elsewhere: ${request.url()}`); });
+  page.on("request", (request) => { if (new URL(request.url()).host !== new URL(path).host) faults.push(`asks elsewhere: ${request.url()}`); });
   if (PAGE_FILES) {
     const kinds = { css: "text/css", html: "text/html", js: "text/javascript", svg: "image/svg+xml" };
     for (const file of readdirSync(PAGE_FILES)) {
@@ -225,6 +225,57 @@ await want("restart-up");
 await says(mine, "#link", /live/);
 assert(await mine.locator("#lost").isHidden());
 await says(mine, "#toast", /session is over/);
+
+// With a shared outbox: the nodes, what waits for any of them, and what was refused, whichever of them it was.
+assert(await mine.locator("#fleet-card").isHidden(), "there is no outbox");
+const shared = await want("fleet");
+if (shared !== "none") {
+  const one = await open({}, shared);
+  await says(one, "#fleet-nodes", /pbx1: up/);
+  await says(one, "#fleet-nodes", /pbx2: silent since/);
+  await says(one, "#fleet-nodes", /pbx3: stopped since/);
+  await says(one, "#fleet-nodes", /No link to switch main: refused/);
+  await says(one, "#fleet-zammads", /2 dead letters/);
+  await says(one, "#headline h1", /Node pbx2 is silent/);
+  await says(one, "#dead-count", /^2$/);
+  await says(one, "#dead", /Over: /);
+  await says(one, "#delivered", /told by pbx1/);
+  assert.doesNotMatch(await text(one, "#delivered"), /in the outbox/);
+  assert.doesNotMatch(await text(one, "body"), NUMBERS);
+  await contrasts(one);
+  await named(one);
+  await shot(one, "10-fleet-light");
+  const night = await open({ colorScheme: "dark" }, shared);
+  await says(night, "#fleet-nodes", /pbx2: silent since/);
+  await contrasts(night);
+  await shot(night, "11-fleet-dark");
+  const small = await open({ viewport: { width: 360, height: 740 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true }, shared);
+  await says(small, "#fleet-nodes", /pbx2: silent since/);
+  await fits(small);
+  await shot(small, "12-fleet-phone");
+
+  // Put back by keyboard alone: one, then the others.
+  const ours = await open({ reducedMotion: "reduce" }, await want("fleet-link"));
+  await says(ours, "#toast", /for ten hours/);
+  await says(ours, "#dead-count", /^2$/);
+  for (const left of [/^1$/, null]) {
+    await ours.locator(left ? "#dead button" : "#replay-all").first().focus();
+    await ours.keyboard.press("Enter");
+    await says(ours, "#confirm", /Put this event back into the queue\?/);
+    await ours.keyboard.press("Tab");
+    await ours.keyboard.press("Enter");
+    await says(ours, "#toast", /1 event is on the way again/);
+    if (left) await says(ours, "#dead-count", left);
+    else await ours.locator("#dead-empty").waitFor({ state: "visible", timeout: 15000 });
+  }
+  await want("fleet-told");
+
+  // The outbox goes away; what is known of it is said to be old.
+  await want("fleet-away");
+  await says(one, "#headline h1", /The outbox is away/);
+  await says(one, "#fleet-faults", /The outbox is away/);
+  await shot(one, "13-fleet-away");
+}
 
 // Without JavaScript it says where to look.
 const plain = await open({ javaScriptEnabled: false });

@@ -121,6 +121,7 @@ fn queue(all: &Value) -> Vec<Line<'static>> {
         queue["disk_bytes"].as_u64().unwrap_or_default() / 1000
     );
     let mut lines = vec![state(Style::new(), "queue", &sum)];
+    lines.extend(outbox(&all["outbox"]));
     if let Some(why) = queue["disk_refuses"].as_str() {
         lines.push(state(BAD, "NO ROOM", &format!("{why}; {} events in memory", calls["events_unaccepted"])));
     }
@@ -133,6 +134,35 @@ fn queue(all: &Value) -> Vec<Line<'static>> {
     }
     if calls["events_dropped"].as_u64().is_some_and(|lost| lost > 0) {
         lines.push(state(BAD, "LOST", &format!("{} events had no room", calls["events_dropped"])));
+    }
+    lines
+}
+
+/// What is in the shared outbox, and which of its nodes are not well; nothing where there is none.
+fn outbox(outbox: &Value) -> Vec<Line<'static>> {
+    let fleet = &outbox["fleet"];
+    let mut lines = Vec::new();
+    let away = [&outbox["reason"], &fleet["reason"]].into_iter().find_map(|why| why.as_str());
+    if let Some(why) = away {
+        lines.push(state(BAD, "AWAY", &format!("outbox   {why}")));
+    }
+    for it in each(&fleet["zammads"]) {
+        let oldest = it["oldest_age_s"].as_u64().map_or(String::new(), |s| format!(", the oldest for {s} s"));
+        let sum = format!(
+            "for zammad {}   {} waiting{oldest}   {} dead letters",
+            text(&it["zammad"]),
+            it["waiting"],
+            it["dead"]
+        );
+        lines.push(state(Style::new(), "outbox", &sum));
+    }
+    let all = each(&fleet["nodes"]).count();
+    for it in each(&fleet["nodes"]).filter(|it| it["state"] == "silent") {
+        lines.push(state(
+            BAD,
+            "SILENT",
+            &format!("node {} of {all}   since {}", text(&it["node"]), text(&it["seen"])),
+        ));
     }
     lines
 }
@@ -285,6 +315,28 @@ mod tests {
         ] {
             assert!(shows(&lines, words), "{words:?} in\n{}", lines.join("\n"));
         }
+    }
+
+    #[test]
+    fn of_an_outbox_there_is_what_is_in_it_and_who_is_silent() {
+        let mut all = snapshot();
+        let node =
+            |name: &str, state: &str| json!({ "node": name, "state": state, "seen": "2026-11-25T02:00:00Z" });
+        all["outbox"] = json!({ "node": "a", "reason": null, "fleet": {
+            "reason": "it is gone", "nodes": [node("a", "up"), node("b", "silent"), node("c", "stopped")],
+            "zammads": [{ "zammad": "desk", "waiting": 7, "oldest_age_s": 3, "dead": 2 }],
+        } });
+        let mut shown = Shown::new(false);
+        shown.take(Ok(all));
+        let lines = screen(&shown, 110, 24);
+        for words in [
+            &["outbox", "zammad desk", "7 waiting, the oldest for 3 s", "2 dead letters"][..],
+            &["SILENT", "node b of 3", "since 2026-11-25"],
+            &["AWAY", "outbox", "it is gone"],
+        ] {
+            assert!(shows(&lines, words), "{words:?} in\n{}", lines.join("\n"));
+        }
+        assert!(!shows(&lines, &["node c"]));
     }
 
     #[test]

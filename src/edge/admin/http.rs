@@ -20,9 +20,10 @@ use tracing::info;
 
 use super::stream::{Viewer, ticks};
 use super::{Admin, gate, health, metrics};
-use crate::edge::answers;
+use crate::edge::answers::{self, Refusal};
 use crate::edge::clock;
-use crate::edge::control::{self, Live, Selection};
+use crate::edge::control::{self, Live, Outbox, Selection};
+use crate::edge::desk::Ask;
 use crate::edge::status::{self, Seen};
 use crate::store::Store;
 use crate::time::UnixMillis;
@@ -204,6 +205,9 @@ async fn end_session(State(site): State<Site>, headers: HeaderMap) -> Response {
 struct Replay {
     #[serde(default)]
     seqs: Vec<u64>,
+    /// Of the shared outbox.
+    #[serde(default)]
+    keys: Vec<String>,
     #[serde(default)]
     all: bool,
 }
@@ -216,19 +220,35 @@ async fn replay(
     if !gate::session(&headers).is_some_and(|session| site.admin.keys.admits(session, clock::now())) {
         return refused(StatusCode::UNAUTHORIZED, "events are put back in a session only");
     }
-    let Json(Replay { seqs, all }) = match order {
-        Ok(order) => order,
+    let order = match order {
+        Ok(Json(order)) => order,
         Err(why) => return refused(why.status(), &why.body_text()),
     };
-    let request =
-        control::Request::Replay { dead: all, these: Selection { seqs, call: None }, dry_run: false };
-    match answers::aside(site.store, site.live, request).await {
-        Ok(rows) => {
-            info!(name: "page_replayed", events = rows.len(), "events were put back into the queue from the status page");
-            Json(json!({ "replayed": rows.len() })).into_response()
+    match put_back(site, order).await {
+        Ok(events) => {
+            info!(name: "page_replayed", events, "events were put back into the queue from the status page");
+            Json(json!({ "replayed": events })).into_response()
         }
         Err(why) => refused(StatusCode::SERVICE_UNAVAILABLE, &why.to_string()),
     }
+}
+
+/// In the outbox first: if it does not answer, nothing is done.
+async fn put_back(site: Site, Replay { seqs, keys, all }: Replay) -> Result<usize, Refusal> {
+    let mut events = 0;
+    if let Some(Outbox { desk, fleet, .. }) = &site.live.outbox {
+        if all {
+            events += desk.replay_dead().await?;
+        } else if !keys.is_empty() {
+            let shown = fleet.borrow().newest_dead.clone();
+            let meant = shown.into_iter().map(|entry| entry.id).filter(|id| keys.contains(&desk.key(id)));
+            let these = Selection { ids: meant.collect(), ..Selection::default() };
+            events += desk.answer(Ask::Replay { these, dry_run: false }).await?.len();
+        }
+    }
+    let these = Selection { seqs, ..Selection::default() };
+    let request = control::Request::Replay { dead: all, these, dry_run: false };
+    Ok(events + answers::aside(site.store, site.live, request).await?.len())
 }
 
 fn refused(status: StatusCode, why: &str) -> Response<Body> {

@@ -2,6 +2,8 @@
 //! they are asked for. No telephone number, no call, no reason in words stands in a label; labels are configured names,
 //! and words of lists that are fixed here.
 
+mod outbox;
+
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 
@@ -63,6 +65,9 @@ pub fn text(store: &Store, live: &Live) -> Result<String, fmt::Error> {
     calls(&mut sheet, live);
     queue(&mut sheet, store);
     zammads(&mut sheet, live);
+    if let Some(outbox) = &live.outbox {
+        outbox::write(&mut sheet, outbox);
+    }
     let mut text = String::new();
     encode(&mut text, &sheet.0)?;
     Ok(text)

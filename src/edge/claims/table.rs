@@ -1,13 +1,13 @@
 //! What this node has of the shared outbox: which calls, which of their events, and until when. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::edge::accept::Accepted;
-use crate::outbox::{Claimed, Settled};
+use crate::outbox::{Claimed, Settled, Standing};
 use crate::store::{Pending, Seq, Settle};
 
 /// Outcomes that could not be recorded in time, and are remembered.
@@ -35,6 +35,16 @@ pub(super) struct Table {
 pub(super) struct Held {
     pub(super) id: String,
     pub(super) call_id: String,
+    /// A person wants it to wait.
+    pub(super) waits: bool,
+}
+
+/// What has to be told to the drain of an operator's orders.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Heeded {
+    pub(super) held: Vec<Seq>,
+    pub(super) released: Vec<Seq>,
+    pub(super) gone: Vec<Seq>,
 }
 
 pub(super) struct Line {
@@ -96,7 +106,8 @@ impl Table {
             let seq = self.last;
             line.events.insert(seq);
             let call_id = event.event.call_id.to_string();
-            self.events.insert(seq, Held { id: event.id.clone(), call_id });
+            let held = Held { id: event.id.clone(), call_id, waits: event.held };
+            self.events.insert(seq, held);
             match self.unrecorded.remove(&event.id) {
                 Some(Settled::Delivered { at, note }) => {
                     over.push(Settle::Delivered { seq: Seq(seq), at, note })
@@ -165,10 +176,33 @@ impl Table {
         }
     }
 
-    /// The events of these calls that it has.
-    pub(super) fn known(&self, calls: &[String]) -> Vec<String> {
-        let seqs = calls.iter().filter_map(|call| self.lines.get(call)).flat_map(|line| &line.events);
-        seqs.filter_map(|seq| self.events.get(seq)).map(|held| held.id.clone()).collect()
+    /// The identities of the events that it has, of these calls or of all.
+    pub(super) fn known(&self, calls: Option<&[String]>) -> Vec<String> {
+        let Some(calls) = calls else { return self.events.values().map(|held| held.id.clone()).collect() };
+        let events = calls.iter().filter_map(|call| self.lines.get(call)).flat_map(|line| &line.events);
+        events.filter_map(|seq| self.events.get(seq)).map(|held| held.id.clone()).collect()
+    }
+
+    /// What has changed of the events that were asked for; those that are not there any more are given up.
+    pub(super) fn heed(&mut self, asked: &[String], standing: Vec<Standing>) -> Heeded {
+        let asked: HashSet<&str> = asked.iter().map(String::as_str).collect();
+        let there: HashMap<String, bool> = standing.into_iter().map(|it| (it.id, it.held)).collect();
+        let mut heeded = Heeded::default();
+        for (seq, event) in self.events.iter_mut().filter(|(_, event)| asked.contains(event.id.as_str())) {
+            match there.get(&event.id) {
+                None => heeded.gone.push(Seq(*seq)),
+                Some(held) if *held == event.waits => {}
+                Some(held) => {
+                    event.waits = *held;
+                    let list = if *held { &mut heeded.held } else { &mut heeded.released };
+                    list.push(Seq(*seq));
+                }
+            }
+        }
+        for seq in &heeded.gone {
+            self.end(seq.0);
+        }
+        heeded
     }
 
     pub(super) fn remember(&mut self, id: String, settled: Settled) {
@@ -195,7 +229,7 @@ mod tests {
         let mut table = Table { until: Some(soon), ..Table::default() };
         assert_eq!(table.claim(&[line(1)]), []);
         let (new, over) = table.take(vec![newcall()]);
-        assert_eq!((new.len(), over.len(), known(&table).len()), (1, 0, 1));
+        assert_eq!((new.len(), over.len(), table.known(None).len()), (1, 0, 1));
         let first = new[0].0;
         assert!(table.holds(first.0, now) && !table.holds(first.0, soon) && !table.holds(first.0 + 1, now));
 
@@ -204,7 +238,7 @@ mod tests {
         assert!(table.holds(first.0, soon));
         // Claimed anew, whatever was known of it is not.
         assert_eq!(table.claim(&[line(2)]), [first]);
-        assert!(known(&table).is_empty() && !table.holds(first.0, now));
+        assert!(table.known(None).is_empty() && !table.holds(first.0, now));
         let second = table.take(vec![newcall()]).0[0].0;
         assert_ne!(first, second);
         // Another has it.
@@ -257,8 +291,22 @@ mod tests {
         assert_eq!(table.lines.len(), 1);
     }
 
-    fn known(table: &Table) -> Vec<String> {
-        table.known(&["c".to_owned()])
+    #[test]
+    fn what_an_operator_orders_of_an_event_is_told_once() {
+        let mut table = Table::default();
+        table.claim(&[line(1)]);
+        let seq = table.take(vec![newcall()]).0[0].0;
+        let known = table.known(Some(&["other".into(), "c".into()]));
+        assert_eq!(known, [newcall().id]);
+        let stands = |held| vec![Standing { id: newcall().id, held }];
+        assert_eq!(table.heed(&known, stands(false)), Heeded::default());
+        assert_eq!(table.heed(&known, stands(true)), Heeded { held: vec![seq], ..Heeded::default() });
+        assert_eq!(table.heed(&known, stands(true)), Heeded::default());
+        assert_eq!(table.heed(&known, stands(false)), Heeded { released: vec![seq], ..Heeded::default() });
+        // What was not asked for is not missed.
+        assert_eq!(table.heed(&[], vec![]), Heeded::default());
+        assert_eq!(table.heed(&known, vec![]), Heeded { gone: vec![seq], ..Heeded::default() });
+        assert!(table.known(None).is_empty());
     }
 
     fn line(fence: i64) -> Claimed {

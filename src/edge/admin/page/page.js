@@ -145,6 +145,7 @@ function show(all) {
 
   headline(all);
   road(all, now);
+  fleet(all, now);
   calls(all, now);
   plots(now);
   dead(all, now);
@@ -155,8 +156,23 @@ function show(all) {
   write($("about"), `Version ${all.version}, running since ${moment(Date.parse(all.started), now)}`);
 }
 
+/** What waits and what is dead, here and in the shared outbox if there is one. */
+function totals({ queue, outbox }) {
+  const there = outbox ? outbox.fleet.zammads : [];
+  const sum = (key) => there.reduce((all, one) => all + one[key], 0);
+  const ages = [queue.oldest_age_s, ...there.map((one) => one.oldest_age_s)].filter((age) => age !== null);
+  return { waiting: queue.waiting + sum("waiting"), dead: queue.dead + sum("dead"), oldest_age_s: ages.length ? Math.max(...ages) : null, there: sum("waiting") };
+}
+
+const oldest = (age) => (age === null ? "nothing waits" : age === 0 ? "the oldest just came" : `the oldest for ${span(age * 1000)}`);
+
+/** Why the outbox cannot be reached, if it cannot. */
+const outboxAway = ({ outbox }) => (outbox ? [outbox.reason, ...outbox.shares.map((one) => one.reason), outbox.fleet.reason].find(Boolean)?.replace(/^the outbox is away: /, "") : null);
+
 function headline(all) {
-  const { queue, switches, zammads, loops } = all;
+  const { queue: own, switches, zammads, loops, outbox } = all;
+  const queue = { ...own, ...totals(all) };
+  const silent = outbox?.fleet.nodes.find((one) => one.state === "silent");
   const several = (list, one) => (list.length > 1 ? ` ${one.name}` : "");
   const stuck = loops.find((loop) => loop.stuck);
   const deaf = switches.find((one) => !one.listening);
@@ -168,9 +184,11 @@ function headline(all) {
   if (stuck) said = ["bad", "A part of the daemon is stuck", `${sentence(stuck.name)} has not moved for ${span(stuck.still_ms)}. Only a new start helps: systemctl restart freeswitch-zammad.`];
   else if (queue.disk_refuses) said = ["bad", "The disk takes no events", `${sentence(queue.disk_refuses)}. ${count(all.calls.events_unaccepted, "event is", "events are")} kept in memory until it does.`];
   else if (deaf) said = ["bad", `No link to the switch${several(switches, deaf)}`, "Its calls are not heard. What happens meanwhile is found out afterwards, as far as the switch still knows it."];
+  else if (outboxAway(all)) said = ["warn", "The outbox is away; calls are kept", `${own.waiting ? count(own.waiting, "event waits", "events wait") : "What happens waits"} at this node and goes on when it is back. Nothing is told meanwhile.`];
   else if (misconfigured) said = ["bad", `Zammad${several(zammads, misconfigured)} needs you`, `It takes nothing until the reason below is mended. ${count(queue.waiting, "event waits", "events wait")} meanwhile; nothing is lost.`];
   else if (away) said = ["warn", `Zammad${several(zammads, away)} is away; calls are kept`, `${count(queue.waiting, "event waits", "events wait")} and will be told in order when it is back.`];
-  else if (paused) said = ["warn", `Posting to Zammad${several(zammads, paused)} is paused`, "An operator stopped it. freeswitch-zammad resume goes on."];
+  else if (silent) said = ["warn", `Node ${silent.node} is silent`, "The others go on with what it had. What only it listened to is not heard."];
+  else if (paused) said = ["warn", `Posting to Zammad${several(zammads, paused)} is paused`, outbox ? "An operator stopped it at this node; the others go on. freeswitch-zammad resume takes it up again here." : "An operator stopped it. freeswitch-zammad resume goes on."];
   else if (queue.dead > 0) said = ["warn", `Zammad refused ${count(queue.dead, "event")} for good`, "The reasons stand below. Once they are mended, the events can be put back."];
   else if (queue.oldest_age_s > 60) said = ["warn", "The queue is catching up", `${count(queue.waiting, "event waits", "events wait")}, the oldest for ${span(queue.oldest_age_s * 1000)}.`];
   else said = ["good", zammads.every((one) => one.link === "unasked") ? "Listening for calls" : "Calls reach Zammad", `${going}.`];
@@ -199,16 +217,51 @@ function road(all, now) {
     peer(row, kind, named(all.zammads, one, word), facts, one.reason);
   });
   const { queue, calls: figures } = all;
-  write($("waiting"), number(queue.waiting));
-  const age = queue.oldest_age_s;
-  const oldest = age === null ? "nothing waits" : age === 0 ? "the oldest just came" : `the oldest for ${span(age * 1000)}`;
-  write($("queue-detail"), [oldest, queue.disk_bytes ? `${bytes(queue.disk_bytes)} on disk` : null].filter(Boolean).join(" · "));
+  const total = totals(all);
+  write($("waiting"), number(total.waiting));
+  const where = all.outbox && total.waiting ? `${number(queue.waiting)} at this node, ${number(total.there)} in the outbox` : null;
+  write($("queue-detail"), [oldest(total.oldest_age_s), where, queue.disk_bytes ? `${bytes(queue.disk_bytes)} on disk` : null].filter(Boolean).join(" · "));
   const faults = [
     queue.disk_refuses ? ["bad", "The disk refuses", queue.disk_refuses] : null,
     queue.taking_in ? ["warn", "A damaged store is taken in", `It was set aside: ${queue.taking_in.directory}. ${number(queue.taking_in.left)} of its ${count(queue.taking_in.rows, "row")} are still to come.`] : null,
     figures.events_dropped ? ["bad", `${count(figures.events_dropped, "event is", "events are")} lost`, "There was no room for them."] : null,
   ].filter(Boolean);
   keyed($("queue-faults"), faults, (one) => one[1], makePeer, (row, [kind, word, why]) => peer(row, kind, word, [], why));
+}
+
+/** The nodes that share an outbox, and what is in it. */
+function fleet({ outbox }, now) {
+  $("fleet-card").hidden = !outbox;
+  if (!outbox) return;
+  const { nodes, zammads, figures_age_s: age, same_name: twin } = outbox.fleet;
+  write($("fleet-count"), age === null ? "not looked at yet" : age > 15 ? `as it was ${span(age * 1000)} ago` : "");
+  keyed($("fleet-zammads"), zammads, (one) => one.zammad, makePeer, (row, one) => {
+    const hands = one.hands.map((hand) => `${hand.node} has ${count(hand.calls, "call")}`);
+    const kept = one.delivered_kept === null ? null : `${number(one.delivered_kept)} delivered kept`;
+    const kind = one.dead || one.oldest_age_s > 60 ? "warn" : "good";
+    const word = one.dead ? `${number(one.waiting)} waiting, ${count(one.dead, "dead letter")}` : `${number(one.waiting)} waiting`;
+    peer(row, kind, named(zammads, { name: one.zammad }, word), [oldest(one.oldest_age_s), ...hands, kept], "");
+  });
+  keyed($("fleet-nodes"), nodes, (one) => one.node, makePeer, (row, one) => {
+    const since = moment(one.seen_ms, now);
+    const deaf = (one.switches ?? []).filter((it) => !it.listening).map((it) => `no link to switch ${it.name}: ${it.reason}`);
+    const posts = (one.zammads ?? []).flatMap((it) => [
+      it.paused ? `posting to ${it.name} is paused here` : null,
+      it.link === "away" || it.link === "misconfigured" ? `Zammad ${it.name}: ${it.reason}` : null,
+    ]);
+    const troubles = [...deaf, ...posts, one.disk_refuses ? "its disk takes no events" : null].filter(Boolean);
+    const words = { up: [deaf.length || one.disk_refuses ? "bad" : troubles.length ? "warn" : "good", "up"], silent: ["bad", `silent since ${since}`], stopped: ["idle", `stopped since ${since}`] };
+    const [kind, word] = words[one.state];
+    const up = one.state === "up";
+    const facts = [one.this ? "this node" : null, one.version ? `version ${one.version}` : null, up ? `${count(one.calls, "call")} going on` : null, up && one.to_ship ? `${count(one.to_ship, "event")} to bring in` : null];
+    peer(row, kind, `${one.node}: ${word}`, facts, up ? troubles.join("; ") : "");
+  });
+  const away = outboxAway({ outbox });
+  const faults = [
+    away ? ["warn", "The outbox is away", away] : null,
+    twin ? ["warn", `Another node is called ${outbox.node} too`, "Give each its own name: node under [outbox]."] : null,
+  ].filter(Boolean);
+  keyed($("fleet-faults"), faults, (one) => one[1], makePeer, (row, [kind, word, why]) => peer(row, kind, word, [], why));
 }
 
 /** What tells one of several apart; the only one needs no name. */
@@ -251,11 +304,11 @@ function calls(all, now) {
 function delivered(all, now) {
   const list = all.delivered;
   toggle("delivered", list.length === 0);
-  keyed($("delivered"), list, (event) => event.seq, () => row(4), (tr, event) => {
+  keyed($("delivered"), list, (event) => event.key ?? event.seq, () => row(4), (tr, event) => {
     const [when, what, call, took] = tr.children;
     write(when, moment(event.settled_ms, now));
     first(what, told(event));
-    second(what, [event.note, all.zammads.length > 1 ? event.zammad : null].filter(Boolean).join(" · "));
+    second(what, [event.note, all.zammads.length > 1 ? event.zammad : null, event.node ? `told by ${event.node}` : null].filter(Boolean).join(" · "));
     pair(call, event);
     write(took, span(event.settled_ms - event.happened_ms));
   });
@@ -263,14 +316,14 @@ function delivered(all, now) {
 
 function dead(all, now) {
   const list = all.dead_letters;
-  const total = all.queue.dead;
+  const total = totals(all).dead;
   const inside = $("dead-card").contains(document.activeElement);
   write($("dead-count"), total ? String(total) : "");
   $("dead-empty").hidden = total > 0;
   const button = $("replay-all");
   button.hidden = total === 0;
   write(button, total === 1 ? "Put it back …" : `Put all ${total} back …`);
-  keyed($("dead"), list, (event) => event.seq, makeLetter, (row, event) => {
+  keyed($("dead"), list, (event) => event.key ?? event.seq, makeLetter, (row, event) => {
     write(row.querySelector("b"), told(event));
     pair(row.querySelector(".who"), event);
     write(row.querySelector("small"), `refused ${moment(event.settled_ms, now)}`);
@@ -278,7 +331,7 @@ function dead(all, now) {
     const one = row.querySelector("button");
     one.hidden = total < 2;
     one.setAttribute("aria-label", `Put back: ${told(event)}, ${event.from} to ${event.to}`);
-    one.onclick = () => replay({ seqs: [event.seq] }, 1);
+    one.onclick = () => replay(event.key ? { keys: [event.key] } : { seqs: [event.seq] }, 1);
   });
   more($("dead-more"), total - list.length, "more; freeswitch-zammad queue list dead shows all");
   // What had the focus may be gone with its event.
@@ -340,7 +393,7 @@ function plots(now) {
   const samples = [...state.samples.values()].sort((a, b) => a[0] - b[0]);
   const first = samples.length ? samples[0][0] : now;
   const from = Math.min(first, now - 5 * 60000);
-  const queue = state.last.queue;
+  const queue = totals(state.last);
   const over = (id, points, last, how) => write($(`plot-${id}-said`), plot($(`plot-${id}`), points, from, now, last, how));
   over("waiting", samples.map(([at, waiting]) => [at, waiting]), queue.waiting, { text: number, round: roundCount, most: "most" });
   over("oldest", samples.map(([at, , oldest]) => [at, oldest]), queue.oldest_age_s ?? 0, { text: (s) => (s ? span(s * 1000) : "0 s"), round: roundSeconds, most: "longest" });
@@ -353,7 +406,7 @@ $("reveal").onclick = () => {
   state.reveal = !state.reveal;
   again();
 };
-$("replay-all").onclick = () => replay({ all: true }, state.last.queue.dead);
+$("replay-all").onclick = () => replay({ all: true }, totals(state.last).dead);
 $("how-close").onclick = () => $("how").close();
 for (const name of ["waiting", "oldest"]) {
   const svg = $(`plot-${name}`);
