@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Where several nodes share an outbox, `edge::shipper` brings events from each node's store into it, and `edge::claims`
-//! hands each node's schedule the calls that it has claimed there.
+//! hands each node's schedule the calls that it has claimed there; `edge::fleet` tells how all of them are.
 //!
 //! Nothing between the socket and the store waits for Zammad. Nothing after the store knows a FreeSWITCH header.
 //!
