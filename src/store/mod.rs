@@ -32,12 +32,12 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::time::UnixMillis;
 
@@ -54,6 +54,7 @@ mod rest;
 pub mod row;
 mod salvage;
 mod segments;
+mod shared;
 mod sled;
 pub mod state;
 mod writer;
@@ -67,9 +68,9 @@ pub use record::{payload, read_payload};
 pub use rest::Rest;
 pub use salvage::{Relic, Salvaged, Verified, begin_anew, exists, relics, salvage, verify};
 
-use carve::Carved;
 use group::{NewEvent, NewState, Row};
-use record::{Ledger, PIECE_MAX, Stored};
+use record::{PIECE_MAX, Stored};
+use shared::Shared;
 use sled::{Disk, Tree};
 use writer::{Answer, GROUP_MAX, Request};
 
@@ -120,16 +121,7 @@ impl Store {
                 rest
             }
         });
-        let shared = Arc::new(Shared {
-            disk: RwLock::new(Some(disk)),
-            rest: watch::Sender::new(None),
-            totals: Mutex::default(),
-            broken: watch::Sender::new(None),
-            refused: Mutex::new(None),
-            closing: AtomicBool::new(false),
-            nudges: AtomicU32::new(0),
-            limits: Mutex::new(limits),
-        });
+        let shared = Arc::new(Shared::new(disk, limits));
         shared.set_rest(state_dir, rest.as_ref());
         shared.publish(&ledger, rest.as_ref(), Trimmed::default());
         let (requests, waiting) = mpsc::channel(GROUP_MAX);
@@ -509,134 +501,6 @@ impl Drop for Inner {
             tracing::error!(name: "writer_panicked", "the store's writer panicked");
         }
     }
-}
-
-/// What the handles and the writer share.
-struct Shared {
-    /// `None` once the store is closed.
-    disk: RwLock<Option<Disk>>,
-    /// What is still to be taken in.
-    rest: watch::Sender<Option<Missing>>,
-    totals: Mutex<(Counts, Trimmed)>,
-    /// The first word of sled that the file is damaged.
-    broken: watch::Sender<Option<StoreError>>,
-    /// Why the disk takes no writes now.
-    refused: Mutex<Option<StoreError>>,
-    /// Whoever waits for the disk is to give up.
-    closing: AtomicBool,
-    /// Nudges under way: each waits as long as the disk does.
-    nudges: AtomicU32,
-    /// How much of the past is kept.
-    limits: Mutex<Limits>,
-}
-
-/// What is still to be taken in, as readers see it.
-struct Missing {
-    shown: TakingIn,
-    first_waiting: Option<Seq>,
-    carved: Arc<Carved>,
-}
-
-impl Shared {
-    /// Takes note if sled says that the file is damaged. A damaged row is none of that.
-    fn mind(&self, why: &StoreError) {
-        if matches!(why, StoreError::Damaged { place: Place::File(_), .. }) {
-            self.break_down(why);
-        }
-    }
-
-    /// The store must be opened anew.
-    fn break_down(&self, why: &StoreError) {
-        self.broken.send_if_modified(|broken| {
-            let first = broken.is_none();
-            if first {
-                *broken = Some(why.clone());
-            }
-            first
-        });
-    }
-
-    /// Whether the disk takes writes, and if not why. Returns whether that is news.
-    fn set_refused(&self, why: Option<&StoreError>) -> bool {
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = refused.is_none() != why.is_none();
-        *refused = why.cloned();
-        news
-    }
-
-    fn limits(&self) -> Limits {
-        self.limits.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Relaxed)
-    }
-
-    /// The disk, to read or write; it stays open until the guard is dropped.
-    fn disk(&self) -> RwLockReadGuard<'_, Option<Disk>> {
-        self.disk.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes the disk away, once nobody reads any more.
-    fn take_disk(&self) -> Option<Disk> {
-        self.disk.write().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    fn put_disk(&self, disk: Disk) {
-        *self.disk.write().unwrap_or_else(PoisonError::into_inner) = Some(disk);
-    }
-
-    /// Puts what `open` makes of the present disk in its place; how large that is.
-    fn exchange_disk(
-        &self,
-        open: impl FnOnce(Option<Disk>) -> Result<Disk, StoreError>,
-    ) -> Result<u64, StoreError> {
-        let mut disk = self.disk.write().unwrap_or_else(PoisonError::into_inner);
-        let old = disk.take();
-        disk.insert(open(old)?).bytes()
-    }
-
-    fn totals(&self) -> MutexGuard<'_, (Counts, Trimmed)> {
-        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Tells what is still to be taken in.
-    fn set_rest(&self, state_dir: &Path, rest: Option<&Rest>) {
-        let missing = rest.map(|rest| Missing {
-            shown: TakingIn {
-                directories: rest.directories(state_dir),
-                rows: rest.all(),
-                left: rest::total(&rest.left()),
-            },
-            first_waiting: rest.first_waiting(),
-            carved: Arc::clone(rest.carved()),
-        });
-        self.rest.send_if_modified(|before| {
-            let news = before.is_some() || missing.is_some();
-            *before = missing;
-            news
-        });
-    }
-
-    /// Tells what a group has changed.
-    fn publish(&self, ledger: &Ledger, rest: Option<&Rest>, trimmed: Trimmed) {
-        let left = rest.map(Rest::left).unwrap_or_default();
-        let mut totals = self.totals();
-        totals.0 = counts(ledger);
-        totals.0.pending += left.pending;
-        totals.0.dead += left.dead;
-        totals.0.delivered += left.delivered;
-        totals.1.delivered += trimmed.delivered;
-        totals.1.dead += trimmed.dead;
-        drop(totals);
-        if trimmed.dead > 0 {
-            tracing::warn!(name: "dead_letters_trimmed", count = trimmed.dead, "dead letters trimmed; they will never be delivered");
-        }
-    }
-}
-
-fn counts(ledger: &Ledger) -> Counts {
-    Counts { pending: ledger.pending, dead: ledger.dead, delivered: ledger.delivered }
 }
 
 /// Whether an event is of a size that [`Store::accept`] takes: for those that are not made of what was cut before.

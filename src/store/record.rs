@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Place, StoreError};
 use super::sled::Tree;
-use super::{Dead, Delivered, Pending, Seq};
+use super::{Counts, Dead, Delivered, Pending, Seq};
 use crate::cti::event::{CallId, Direction, Event, TEXT_MAX, What};
 use crate::time::UnixMillis;
 
@@ -39,6 +39,12 @@ pub(super) struct Ledger {
     pub(super) pending: u64,
     pub(super) dead: u64,
     pub(super) delivered: u64,
+}
+
+impl Ledger {
+    pub(super) const fn counts(&self) -> Counts {
+        Counts { pending: self.pending, dead: self.dead, delivered: self.delivered }
+    }
 }
 
 /// The ledger's key in the tree `meta`.

@@ -188,7 +188,7 @@ pub fn begin_anew(
             let at_once = if format == FORMAT { at_once } else { u64::MAX };
             let counted = ledger_of(&carved);
             let mut begun = Rest::begin(state_dir, &aside, carved);
-            (salvaged.found, salvaged.counted) = (begun.left(), counted.as_ref().map(counts));
+            (salvaged.found, salvaged.counted) = (begun.left(), counted.as_ref().map(Ledger::counts));
             let next_seq = counted.map_or(1, |l| l.next_seq).max(begun.highest() + 1) + SEQ_GAP;
             let mut ledger = Ledger { next_seq, ..Ledger::default() };
             write_head(&disk, &ledger, format, &begun)?;
@@ -258,10 +258,6 @@ fn write_at_once(
         }
     }
     Ok(())
-}
-
-fn counts(ledger: &Ledger) -> Counts {
-    Counts { pending: ledger.pending, dead: ledger.dead, delivered: ledger.delivered }
 }
 
 fn head(ledger: &Ledger, format: u32) -> Changes {
