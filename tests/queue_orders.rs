@@ -273,7 +273,7 @@ async fn posting_is_paused_and_resumed_running_or_stopped() {
     desk.drained().await;
 
     let (out, _) = desk.ok(&["pause", "--json"]).await;
-    assert_eq!(out, "{\"lasts\":true,\"paused\":true,\"zammad\":\"main\"}\n");
+    assert_eq!(out, "{\"lasts\":true,\"others_go_on\":false,\"paused\":true,\"zammad\":\"main\"}\n");
     desk.ok(&["queue", "replay", "--call", "a"]).await;
     let (out, _) = desk.ok(&["status"]).await;
     assert!(out.contains("PAUSED by an operator"), "{out}");
