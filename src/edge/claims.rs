@@ -305,15 +305,14 @@ impl Claims {
         }
         let standing = link.standing(&known).await?;
         let Heeded { held, released, gone } = lock(table).heed(&known, standing);
-        for order in [Order::Held(held, true), Order::Held(released, false), Order::Removed(gone)] {
-            let any = match &order {
-                Order::Held(seqs, _) | Order::Removed(seqs) => !seqs.is_empty(),
-                Order::Revived(_) | Order::Pause(_) | Order::Reload(_) => true,
-            };
-            if any {
-                // A drain that is gone needs nothing.
-                let _ = self.orders.send(order).await;
-            }
+        let orders = [
+            (!held.is_empty()).then_some(Order::Held(held, true)),
+            (!released.is_empty()).then_some(Order::Held(released, false)),
+            (!gone.is_empty()).then_some(Order::Removed(gone)),
+        ];
+        for order in orders.into_iter().flatten() {
+            // A drain that is gone needs nothing.
+            let _ = self.orders.send(order).await;
         }
         Ok(())
     }

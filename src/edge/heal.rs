@@ -246,7 +246,7 @@ fn report(what: &Salvaged, began: UnixMillis) {
     let took_ms = clock::now().since(began).as_millis();
     let aside = aside.display();
     if *left != Counts::default() {
-        let left = left.pending + left.dead + left.delivered;
+        let left = left.total();
         warn!(
             name: "salvage_begun",
             directory = %aside, left, took_ms,

@@ -249,16 +249,13 @@ impl Link {
 const NAMED: &str = "(event_id = ANY($1) OR (zammad = ANY($3) AND call_id = $2::text))";
 const ORDER: &str = "zammad, call_id, step, happened_ms, place, event_id";
 
-/// Locks the lines of these events, in the order in which everybody does, so that nobody settles one of them meanwhile.
+/// Locks the lines of these events, so that nobody settles one of them meanwhile.
 /// The events' identities: what comes to be there from here on is left alone, because its line is not locked.
 async fn hold_lines(change: &Transaction<'_>, named: &Named) -> Result<Vec<String>, tokio_postgres::Error> {
     let there = format!("SELECT event_id, zammad, call_id FROM outbox_event WHERE {NAMED}");
     let there = change.query(&there, &[&named.ids, &named.call, &named.zammads]).await?;
     let column = |at: usize| there.iter().map(|row| row.get::<_, String>(at)).collect::<Vec<_>>();
-    let lock = "SELECT l.call_id FROM outbox_line l
-         WHERE (l.zammad, l.call_id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
-         ORDER BY l.zammad, l.call_id FOR UPDATE";
-    change.query(lock, &[&column(1), &column(2)]).await?;
+    change.execute(ship::HOLD, &[&column(1), &column(2)]).await?;
     Ok(column(0))
 }
 

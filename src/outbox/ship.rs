@@ -14,8 +14,8 @@ const WORD_MAX: usize = 7_000;
 /// What an event is noted with that came after its call's hangup was told: Zammad would not take it in.
 const TOO_LATE: &str = "not sent: it came after the call's hangup";
 
-/// Nothing of these lines is settled from here to the end, so that what is late is seen to be.
-const HOLD: &str = "\
+/// Locks these lines, in the order in which everybody does: nothing of them is settled from here to the end.
+pub(super) const HOLD: &str = "\
     SELECT call_id FROM outbox_line WHERE (zammad, call_id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
     ORDER BY zammad, call_id FOR UPDATE";
 /// What is new, each row once.
@@ -76,6 +76,7 @@ async fn ship(
     let (hold, insert) = (session.prepare(HOLD).await?, session.prepare(INSERT).await?);
     let (add, tells) = (session.prepare(ADD).await?, session.tells);
     let change = session.client.transaction().await?;
+    // So that what is late is seen to be.
     change.execute(&hold, &[&zammads, &calls]).await?;
     let new = change
         .query(

@@ -117,7 +117,7 @@ impl Store {
             Some(rest) if rest.is_of(&mark) => rest,
             Some(_) | None => {
                 let rest = Rest::read(state_dir, mark);
-                tracing::info!(name: "salvage_resumed", left = rest::total(&rest.left()), "the rest of a damaged store is taken in");
+                tracing::info!(name: "salvage_resumed", left = rest.left().total(), "the rest of a damaged store is taken in");
                 rest
             }
         });

@@ -161,6 +161,14 @@ pub struct Counts {
     pub delivered: u64,
 }
 
+impl Counts {
+    /// All of them.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.pending + self.dead + self.delivered
+    }
+}
+
 /// How many rows were trimmed since the store was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Trimmed {

@@ -199,11 +199,6 @@ impl Rest {
 /// Before every row.
 const START: (Tree, u64) = (Tree::Pending, 0);
 
-/// How many rows these are.
-pub(super) fn total(counts: &Counts) -> u64 {
-    counts.pending + counts.dead + counts.delivered
-}
-
 fn name(dir: &Path) -> String {
     dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

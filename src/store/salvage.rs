@@ -12,7 +12,7 @@ use super::carve::Carved;
 use super::error::StoreError;
 use super::migrate::{self, FORMAT, FORMAT_KEY};
 use super::record::{self, LEDGER, Ledger, REST, Stored, seal};
-use super::rest::{self, Rest, total};
+use super::rest::{self, Rest};
 use super::sled::{Changes, Disk, Tree};
 use super::{Counts, Dead, Delivered, Pending, Seq, folder};
 use crate::time::UnixMillis;
@@ -251,7 +251,7 @@ fn write_at_once(
         disk.commit(&slice.changes)?;
         *ledger = slice.ledger;
         rest.took(&slice);
-        done = rest.all() - total(&rest.left());
+        done = rest.all() - rest.left().total();
         if done >= say_at {
             say_at = done + SAY_EVERY;
             progress(done, rest.all());

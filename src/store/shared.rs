@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::carve::Carved;
 use super::record::Ledger;
-use super::rest::{self, Rest};
+use super::rest::Rest;
 use super::sled::Disk;
 use super::{Counts, Limits, Place, Seq, StoreError, TakingIn, Trimmed};
 
@@ -120,7 +120,7 @@ impl Shared {
             shown: TakingIn {
                 directories: rest.directories(state_dir),
                 rows: rest.all(),
-                left: rest::total(&rest.left()),
+                left: rest.left().total(),
             },
             first_waiting: rest.first_waiting(),
             carved: Arc::clone(rest.carved()),

@@ -280,9 +280,9 @@ impl Writer {
                 self.ledger = slice.ledger;
                 self.lost += slice.lost;
                 let all = rest.all();
-                let before = all - rest::total(&rest.left());
+                let before = all - rest.left().total();
                 rest.took(&slice);
-                let done = all - rest::total(&rest.left());
+                let done = all - rest.left().total();
                 if rest.is_done() {
                     let lost = self.lost;
                     tracing::info!(name: "salvage_whole", all, lost, "all that could be read of the damaged store is taken in");

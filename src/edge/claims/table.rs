@@ -26,7 +26,7 @@ pub(super) struct Table {
     pub(super) until: Option<Instant>,
     /// What became of events whose call was lost meanwhile.
     pub(super) unrecorded: BTreeMap<String, Settled>,
-    /// Zammad is not reached: what this node has is for others.
+    /// Zammad is not reached, or an operator pauses: what this node has is for others.
     pub(super) shut: bool,
     /// Lines that were given back, until what was said of them before has surely come.
     left: HashMap<String, (i64, Instant)>,
