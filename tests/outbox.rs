@@ -3,17 +3,18 @@
 
 #[path = "common/postgres.rs"]
 mod postgres;
+#[path = "common/stories.rs"]
+mod stories;
 #[path = "common/wire_to_postgres.rs"]
 mod wire_to_postgres;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use freeswitch_zammad::cti::cause::Cause;
-use freeswitch_zammad::cti::event::{CallId, Direction, Event, What};
 use freeswitch_zammad::outbox::{Claimed, Link, OutboxError, Settings, Settled};
-use freeswitch_zammad::store::{Pending, Seq};
+use freeswitch_zammad::store::Pending;
 use freeswitch_zammad::time::UnixMillis;
+use stories::placed;
 
 const AT: UnixMillis = UnixMillis(9);
 
@@ -345,10 +346,6 @@ fn node(db: &str, name: &str) -> Link {
     Link::new(settings(db, name))
 }
 
-fn placed(events: &[Pending]) -> Vec<(Seq, Pending)> {
-    (1..).map(Seq).zip(events.iter().cloned()).collect()
-}
-
 /// As the shipper does it: what failed is given again.
 async fn again_and_again(node: &mut Link, events: &[Pending]) -> u64 {
     for _ in 0..50 {
@@ -374,27 +371,5 @@ async fn lapse(db: &str) {
 }
 
 fn story(call: &str) -> Vec<Pending> {
-    let steps = [
-        ("newCall", What::NewCall { user: None, queue: Some("sales".into()) }),
-        ("answer", What::Answer { answering_number: Some("4940456".into()), user: None }),
-        ("hangup", What::Hangup { cause: Cause::NormalClearing }),
-    ];
-    let event = |(at, (name, what)): (u64, (&str, What))| Pending {
-        id: format!("{call}/{name}"),
-        zammad: "main".into(),
-        switch: "pbx".into(),
-        event: Event {
-            call_id: CallId::new(call),
-            direction: Direction::In,
-            from: "4930123".into(),
-            to: "4940456".into(),
-            what,
-        },
-        happened: UnixMillis(at),
-        answered: at > 0,
-        attempt: None,
-        held: false,
-        restored: false,
-    };
-    (0..).zip(steps).map(event).collect()
+    stories::story("main", call, 0)
 }

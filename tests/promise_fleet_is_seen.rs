@@ -50,6 +50,12 @@ impl Pair {
         pair
     }
 
+    fn stop_second(&mut self) {
+        let second = self.second.take().unwrap();
+        second.signal("TERM");
+        assert_eq!(second.end().code, Some(0));
+    }
+
     async fn start_second(&mut self) {
         let text = fs::read_to_string(self.web.dir.path().join("config.toml")).unwrap();
         let text = text.replace("state_dir = \"state\"", "state_dir = \"second\"");
@@ -281,9 +287,7 @@ async fn an_order_about_an_event_holds_at_the_node_that_has_it() {
     }
     let mut pair = Pair::start().await;
     // One node has all of it; the orders come from elsewhere.
-    let second = pair.second.take().unwrap();
-    second.signal("TERM");
-    assert_eq!(second.end().code, Some(0));
+    pair.stop_second();
     // Each call's hangup waits for its newCall, which is on its way for long.
     let ordered = Arc::new(AtomicBool::new(false));
     let gate = Arc::clone(&ordered);
@@ -329,9 +333,7 @@ async fn what_a_paused_node_has_the_others_tell() {
         return;
     }
     let mut pair = Pair::start().await;
-    let second = pair.second.take().unwrap();
-    second.signal("TERM");
-    assert_eq!(second.end().code, Some(0));
+    pair.stop_second();
     // Its hangup waits for its newCall, which is on its way for a while.
     pair.web.zammad.set_fault_rule(|_| Fault::slow(Duration::from_secs(3), Duration::ZERO));
     pair.play("in_caller_cancels", "one");
@@ -355,9 +357,7 @@ async fn what_a_paused_node_has_the_others_tell() {
 
     // Taken up again, it takes part.
     pair.ask("a", &["resume"]);
-    let second = pair.second.take().unwrap();
-    second.signal("TERM");
-    assert_eq!(second.end().code, Some(0));
+    pair.stop_second();
     pair.play("in_caller_cancels", "three");
     // And the newCall that was on its way when it was paused.
     pair.waits_for("it tells again", "state = 'delivered' AND settled_by LIKE 'a/%'", 3).await;
@@ -370,9 +370,7 @@ async fn what_a_node_that_does_not_reach_zammad_has_the_others_tell() {
         return;
     }
     let mut pair = Pair::start().await;
-    let second = pair.second.take().unwrap();
-    second.signal("TERM");
-    assert_eq!(second.end().code, Some(0));
+    pair.stop_second();
     assert_eq!(pair.ask("a", &["pause"]).code, Some(0));
     // Only the other is there to claim, and its way to Zammad is cut.
     pair.zammad_of_second = Some("http://127.0.0.1:1/api/v1/cti/nowhere".to_owned());
