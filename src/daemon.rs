@@ -33,7 +33,7 @@ use crate::edge::source::Source;
 use crate::esl::session::{Fault, Login};
 use crate::queue::breaker::Link;
 use crate::queue::schedule::Counters;
-use crate::store::{Limits, Rest, Store, StoreError};
+use crate::store::{Limits, Rest, Store, StoreError, TOGETHER_ABOVE};
 
 /// Delivered events that are kept, whatever their age: three days of 10,000 calls. sled's file settles at some 2.5 kB
 /// for each, and its memory follows its file.
@@ -283,6 +283,7 @@ pub fn limits(config: &Config) -> Limits {
         dead_max: config.delivery.dead_keep_max.get(),
         dead_age: config.delivery.dead_keep,
         swap_bytes: SWAP_BYTES,
+        together_above: TOGETHER_ABOVE,
     }
 }
 

@@ -260,6 +260,7 @@ async fn alone(change: impl FnOnce(&mut Live)) -> String {
         dead_max: 1,
         dead_age: Duration::from_secs(1),
         swap_bytes: u64::MAX,
+        together_above: freeswitch_zammad::store::TOGETHER_ABOVE,
     };
     let store = Store::open(dir.path(), limits).unwrap();
     let mut live = Live::new(clock::now());

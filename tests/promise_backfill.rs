@@ -465,6 +465,7 @@ fn open(dir: &Path) -> Store {
         dead_max: 10,
         dead_age: Duration::from_secs(60),
         swap_bytes: u64::MAX,
+        together_above: freeswitch_zammad::store::TOGETHER_ABOVE,
     };
     Store::open(dir, limits).unwrap()
 }

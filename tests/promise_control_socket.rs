@@ -286,7 +286,14 @@ impl Served {
 
 fn limits() -> Limits {
     let age = Duration::from_secs(3600);
-    Limits { delivered_max: 10, delivered_age: age, dead_max: 10, dead_age: age, swap_bytes: u64::MAX }
+    Limits {
+        delivered_max: 10,
+        delivered_age: age,
+        dead_max: 10,
+        dead_age: age,
+        swap_bytes: u64::MAX,
+        together_above: freeswitch_zammad::store::TOGETHER_ABOVE,
+    }
 }
 
 fn live() -> Live {

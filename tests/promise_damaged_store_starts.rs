@@ -605,6 +605,7 @@ fn limits() -> Limits {
         dead_max: 10_000,
         dead_age: day,
         swap_bytes: u64::MAX,
+        together_above: freeswitch_zammad::store::TOGETHER_ABOVE,
     }
 }
 

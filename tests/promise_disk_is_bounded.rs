@@ -199,7 +199,14 @@ fn size(dir: &Path) -> u64 {
 
 fn limits() -> Limits {
     let year = Duration::from_secs(365 * 86_400);
-    Limits { delivered_max: KEPT, delivered_age: year, dead_max: 10, dead_age: year, swap_bytes: SWAP }
+    Limits {
+        delivered_max: KEPT,
+        delivered_age: year,
+        dead_max: 10,
+        dead_age: year,
+        swap_bytes: SWAP,
+        together_above: freeswitch_zammad::store::TOGETHER_ABOVE,
+    }
 }
 
 fn event(n: u64) -> Pending {

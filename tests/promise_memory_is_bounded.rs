@@ -420,8 +420,14 @@ async fn status(state_dir: &Path) -> Value {
 /// Calls that ended while nobody took them, until so many events wait.
 async fn fill(state_dir: &Path, events: u64) {
     let day = Duration::from_hours(24);
-    let limits =
-        Limits { delivered_max: 1, delivered_age: day, dead_max: 1, dead_age: day, swap_bytes: u64::MAX };
+    let limits = Limits {
+        delivered_max: 1,
+        delivered_age: day,
+        dead_max: 1,
+        dead_age: day,
+        swap_bytes: u64::MAX,
+        together_above: freeswitch_zammad::store::TOGETHER_ABOVE,
+    };
     std::fs::create_dir_all(state_dir).unwrap();
     let store = Store::open(state_dir, limits).unwrap();
     let have = store.counts().pending;

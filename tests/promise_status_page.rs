@@ -329,6 +329,7 @@ mod known_errors {
             dead_max: 10,
             dead_age: age,
             swap_bytes: u64::MAX,
+            together_above: freeswitch_zammad::store::TOGETHER_ABOVE,
         };
         let store = Store::open(dir.path(), limits).unwrap();
         let page = admin::listen(([127, 0, 0, 1], 0).into(), None).await.unwrap();

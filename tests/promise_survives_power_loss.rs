@@ -187,7 +187,7 @@ fn lived(story: Story, root: &Path, old: Option<&'static str>, random: &mut fast
     if old.is_some() {
         let state_dir = root.join("state");
         fs::create_dir(&state_dir).unwrap();
-        fs::write(state_dir.join("FORMAT"), "1\n").unwrap();
+        fs::write(state_dir.join("FORMAT"), "2\n").unwrap();
         let sled = sled::Config::new().path(state_dir.join("queue")).flush_every_ms(None);
         drop(sled.open().unwrap());
     }

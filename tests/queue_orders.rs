@@ -110,6 +110,7 @@ fn open(dir: &Path) -> Store {
         dead_max: 10_000,
         dead_age: age,
         swap_bytes: u64::MAX,
+        together_above: freeswitch_zammad::store::TOGETHER_ABOVE,
     };
     Store::open(dir, limits).unwrap()
 }

@@ -126,7 +126,14 @@ fn hear(told: &mut Told, fact: &str) -> (u64, Seq) {
 
 fn limits() -> Limits {
     let day = Duration::from_secs(86_400);
-    Limits { delivered_max: 100, delivered_age: day, dead_max: 100, dead_age: day, swap_bytes: u64::MAX }
+    Limits {
+        delivered_max: 100,
+        delivered_age: day,
+        dead_max: 100,
+        dead_age: day,
+        swap_bytes: u64::MAX,
+        together_above: 2,
+    }
 }
 
 fn event(n: u64) -> Pending {

@@ -300,5 +300,6 @@ fn limits() -> Limits {
         dead_max: 10_000,
         dead_age: year,
         swap_bytes: u64::MAX,
+        together_above: 2,
     }
 }

@@ -22,6 +22,7 @@ use super::segments::{
     BATCH_MANIFEST, FREE, INLINE_LINK, INLINE_NODE, Leaf, Link, Message, SEGMENT, header_number, load,
     messages,
 };
+use super::sheaf;
 use super::sled::{ROW_TREES, Tree};
 
 /// Most threads that read at once: beyond it the disk is what is waited for.
@@ -142,10 +143,19 @@ fn fingerprint(id: &str) -> u64 {
 struct Found {
     tree: Tree,
     key: Vec<u8>,
+    /// The key of the sheaf that it lies in.
+    sheaf: Option<Box<[u8]>>,
     spot: Spot,
     lsn: u64,
     /// The fingerprint of the event's identity.
     id: Option<u64>,
+}
+
+impl Found {
+    /// The key under which sled has it.
+    fn stands(&self) -> &[u8] {
+        self.sheaf.as_deref().unwrap_or(&self.key)
+    }
 }
 
 /// All rows of a log; those of [`Tree::Ids`] only if they are wanted.
@@ -165,7 +175,14 @@ fn rows_of(log: &File, with_ids: bool) -> io::Result<Vec<Found>> {
     for (tree, page) in read.into_iter().flatten() {
         by_tree.entry(tree).or_default().push(page);
     }
-    Ok(by_tree.into_values().flat_map(uncontradicted).collect())
+    Ok(newest_of_each(by_tree.into_values().flat_map(uncontradicted).collect()))
+}
+
+/// A row that is found in two sheaves was in the newer one last.
+fn newest_of_each(mut rows: Vec<Found>) -> Vec<Found> {
+    rows.sort_unstable_by(|a, b| (a.tree, &a.key, b.lsn).cmp(&(b.tree, &b.key, a.lsn)));
+    rows.dedup_by(|older, newer| (older.tree, &older.key) == (newer.tree, &newer.key));
+    rows
 }
 
 /// What each of some threads makes of its share.
@@ -190,7 +207,7 @@ fn uncontradicted(mut pages: Vec<Page>) -> Vec<Found> {
         // Pages of a sound tree do not overlap. Where they do, the older one was not heard of for long.
         let newer: Vec<&Page> = overlapping(&pages, at).filter(|p| p.lsn > page.lsn).collect();
         kept.extend(
-            rows.into_iter().filter(|row| !newer.iter().any(|p| p.lsn > row.lsn && p.covers(&row.key))),
+            rows.into_iter().filter(|row| !newer.iter().any(|p| p.lsn > row.lsn && p.covers(row.stands()))),
         );
     }
     kept
@@ -362,15 +379,24 @@ impl Page {
         }
         let mut tree = None;
         let mut rows = Vec::with_capacity(values.len());
-        for (key, Value { lsn, here, at }) in values {
-            let value = &bytes[here];
+        let mut take = |key: Vec<u8>, sheaf: Option<Box<[u8]>>, lsn, at, value: &[u8]| {
             let proves = |of: &Tree| record::unseal(*of, &key, value).is_ok();
-            let Some(of) = tree.into_iter().chain(Tree::ALL).find(proves) else { continue };
+            let Some(of) = tree.into_iter().chain(Tree::ALL).find(proves) else { return };
             tree = Some(of);
             if of != Tree::Ids || with_ids {
                 let id = record::id_of(of, &key, value).map(|id| fingerprint(&id));
                 let len = u32::try_from(value.len()).expect("a segment is smaller");
-                rows.push(Found { tree: of, key, spot: Spot { log: 0, len, at }, lsn, id });
+                rows.push(Found { tree: of, key, sheaf, spot: Spot { log: 0, len, at }, lsn, id });
+            }
+        };
+        for (key, Value { lsn, here, at }) in values {
+            let value = &bytes[here];
+            match sheaf::places(value) {
+                Some(places) => places.into_iter().for_each(|(of, row)| {
+                    let stands = Some(key.clone().into_boxed_slice());
+                    take(value[of].to_vec(), stands, lsn, at + row.start as u64, &value[row]);
+                }),
+                None => take(key, None, lsn, at, value),
             }
         }
         let Leaf { lo, hi, .. } = leaf;
@@ -380,8 +406,10 @@ impl Page {
 
 /// Whether a leaf's first row bears witness to a tree.
 fn is_of(tree: Tree, leaf: &Leaf, bytes: &[u8]) -> bool {
-    let first = leaf.places.first();
-    first.is_some_and(|(key, place)| record::unseal(tree, key, &bytes[place.clone()]).is_ok())
+    leaf.places.first().is_some_and(|(key, place)| {
+        let rows = sheaf::rows(key, &bytes[place.clone()]);
+        rows.first().is_some_and(|(key, value)| record::unseal(tree, key, value).is_ok())
+    })
 }
 
 /// Reads a message's body, behind what is there already.
@@ -399,6 +427,7 @@ fn append(log: &File, message: Ref, bytes: &mut Vec<u8>) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::sheaf::Lay;
     use crate::store::sled::{Changes, Disk};
 
     #[test]
@@ -455,7 +484,7 @@ mod tests {
                 let value = record::seal(tree, &key, &batch.to_be_bytes().repeat(12));
                 ((tree, key), Some(value))
             };
-            disk.commit(&(0..ROWS).map(row).collect()).unwrap();
+            disk.commit(&(0..ROWS).map(row).collect(), lay(batch)).unwrap();
             disk.sync().unwrap();
         }
         disk.close().unwrap();
@@ -465,7 +494,7 @@ mod tests {
         for cut in (end / 2..end).step_by(1009) {
             std::fs::write(path.join("db"), &whole[..cut]).unwrap();
             let mut of_batch = BTreeMap::<u64, u64>::new();
-            for (_, key) in carved(&path).keys() {
+            for (_, key) in carved(&path).keys().filter(|(tree, _)| *tree == Tree::Pending) {
                 let n = u64::from_be_bytes(key.as_slice().try_into().unwrap());
                 *of_batch.entry(n % 1000).or_default() += 1;
             }
@@ -473,6 +502,21 @@ mod tests {
             seen.insert(of_batch.len());
         }
         assert!(seen.len() > 5, "{seen:?}");
+    }
+
+    #[test]
+    fn of_a_row_that_is_found_twice_the_newest_counts() {
+        let found = |key: u8, lsn| {
+            let spot = Spot { log: 0, len: 1, at: lsn };
+            Found { tree: Tree::Pending, key: vec![key], sheaf: None, spot, lsn, id: None }
+        };
+        let kept = newest_of_each(vec![found(2, 7), found(1, 5), found(2, 9), found(1, 3), found(2, 8)]);
+        let kept: Vec<(u8, u64)> = kept.iter().map(|row| (row.key[0], row.lsn)).collect();
+        assert_eq!(kept, [(1, 5), (2, 9)]);
+    }
+
+    fn lay(dice: u64) -> Lay {
+        if dice.is_multiple_of(2) { Lay::Together } else { Lay::Apart }
     }
 
     type Rows = BTreeMap<(Tree, Vec<u8>), Vec<u8>>;
@@ -500,7 +544,7 @@ mod tests {
                     });
                     changes.insert((tree, key), value);
                 }
-                disk.commit(&changes).unwrap();
+                disk.commit(&changes, lay(dice.u64(..))).unwrap();
             }
             disk.sync().unwrap();
             disk.close().unwrap();

@@ -8,16 +8,20 @@ use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
 use super::folder;
+use super::sheaf::Lay;
 use super::sled::{Changes, Disk, Tree};
 
 /// Rows copied at once: some milliseconds, which the next group waits.
 const SLICE: usize = 200;
+/// Slices between two syncs: sled keeps in memory what the disk has not taken yet.
+const SYNC_EVERY: u32 = 16;
 
 pub(super) struct Copy {
     disk: Disk,
     state_dir: PathBuf,
     /// Everything before this place has been copied.
     next: (Tree, Vec<u8>),
+    slices: u32,
 }
 
 impl Copy {
@@ -28,7 +32,7 @@ impl Copy {
     pub(super) fn begin(state_dir: &Path) -> Result<Self, StoreError> {
         folder::clear_part(state_dir)?;
         let disk = Disk::open(&folder::part(state_dir))?;
-        Ok(Self { disk, state_dir: state_dir.to_owned(), next: (Tree::ALL[0], Vec::new()) })
+        Ok(Self { disk, state_dir: state_dir.to_owned(), next: (Tree::ALL[0], Vec::new()), slices: 0 })
     }
 
     /// Copies some rows of `from`; whether there are more.
@@ -41,7 +45,11 @@ impl Copy {
                 self.next = (*tree, [last.as_slice(), &[0]].concat());
                 let tree = self.next.0;
                 let rows = rows.into_iter().map(|(key, value)| ((tree, key), Some(value)));
-                self.disk.commit(&rows.collect())?;
+                self.disk.commit(&rows.collect(), Lay::Apart)?;
+                self.slices += 1;
+                if self.slices.is_multiple_of(SYNC_EVERY) {
+                    self.disk.sync()?;
+                }
             }
             None => match Tree::ALL.iter().find(|next| **next > *tree) {
                 Some(tree) => self.next = (*tree, Vec::new()),
@@ -55,7 +63,7 @@ impl Copy {
     pub(super) fn follow(&mut self, changes: &Changes) -> Result<(), StoreError> {
         let passed: Changes =
             changes.range(..self.next.clone()).map(|(k, v)| (k.clone(), v.clone())).collect();
-        if passed.is_empty() { Ok(()) } else { self.disk.commit(&passed) }
+        if passed.is_empty() { Ok(()) } else { self.disk.commit(&passed, Lay::Apart) }
     }
 
     /// The copy is whole: makes it outlive a power cut, and lets go of it.

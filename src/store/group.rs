@@ -190,7 +190,8 @@ impl<'d> Group<'d> {
     /// Takes away what the limits no longer allow, oldest first. Rows that this very group has settled stay for
     /// the next.
     pub(super) fn trim(&mut self, limits: &Limits) -> Trimmed {
-        let &Limits { delivered_max, delivered_age, dead_max, dead_age, swap_bytes: _ } = limits;
+        let &Limits { delivered_max, delivered_age, dead_max, dead_age, swap_bytes: _, together_above: _ } =
+            limits;
         let now = self.now;
         let old = |at: UnixMillis, age| now.is_some_and(|now| now.since(at) > age);
         let delivered = self.trim_tree(delivered_max, |row: &Delivered| old(row.delivered, delivered_age));

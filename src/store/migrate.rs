@@ -6,8 +6,8 @@
 //! `meta` records: each step and its number are one transaction, so that an interrupted upgrade goes on where
 //! it stopped.
 //!
-//! Each step is a folder under `migrations/`: a pure function from all rows to all rows, and the rows before
-//! and after that prove it. Steps are never edited once released, so they spell their rows out and use no type
+//! Each step is a folder under `migrations/`: a pure function from all rows to all rows, if they change, and the rows
+//! before and after that prove it. Steps are never edited once released, so they spell their rows out and use no type
 //! that may change. All rows are in memory while a step runs.
 
 use std::collections::BTreeMap;
@@ -19,6 +19,7 @@ use std::path::Path;
 use super::error::StoreError;
 use super::folder::{self, sync_dir};
 use super::record::{damaged, seal, unseal};
+use super::sheaf::Lay;
 use super::sled::{self, Changes, Disk, Tree};
 
 #[path = "../../migrations/0001_first_format/mod.rs"]
@@ -28,7 +29,7 @@ mod first_format;
 pub(crate) type Rows = BTreeMap<(Tree, Vec<u8>), Vec<u8>>;
 
 /// The format this program reads and writes: that of the last step.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 /// Opens the store in `state_dir`, creating or upgrading it.
 pub(super) fn open(state_dir: &Path) -> Result<Disk, StoreError> {
@@ -76,11 +77,21 @@ fn create(state_dir: &Path) -> Result<(), StoreError> {
 struct Step {
     /// The folder's name without its number.
     name: &'static str,
-    apply: fn(Rows) -> Result<Rows, String>,
+    /// What becomes of the rows; `None`: they stay, but what is written from then on an older program cannot read.
+    apply: Option<fn(Rows) -> Result<Rows, String>>,
 }
 
 /// Step `n` makes format `n`; the first is at index 0.
-const STEPS: [Step; FORMAT as usize] = [Step { name: "first_format", apply: first_format::step }];
+const STEPS: [Step; FORMAT as usize] = [
+    Step { name: "first_format", apply: Some(first_format::step) },
+    // Rows may lie together (`sheaf`), and those that lie apart are read as before.
+    Step { name: "rows_together", apply: None },
+];
+
+/// Whether a store of this format becomes one of today's with no row changed.
+pub(super) fn keeps_rows(format: u32) -> bool {
+    STEPS.iter().skip(format as usize).all(|step| step.apply.is_none())
+}
 
 /// Where the number stands among the rows.
 pub(super) const FORMAT_KEY: &[u8] = b"format";
@@ -93,17 +104,21 @@ fn upgrade(disk: &Disk) -> Result<(), StoreError> {
         return Err(StoreError::NewerFormat { found: stands, known: FORMAT, path });
     }
     for (number, step) in (1..).zip(&STEPS).skip(stands as usize) {
-        let old = all_rows(disk)?;
-        let mut changes: Changes = old.keys().map(|place| (place.clone(), None)).collect();
-        let new = (step.apply)(old)
-            .map_err(|reason| StoreError::damaged_file(disk.path(), format!("format {number}: {reason}")))?;
-        for ((tree, key), payload) in new {
-            let value = seal(tree, &key, &payload);
-            changes.insert((tree, key), Some(value));
+        let mut changes = Changes::new();
+        if let Some(apply) = step.apply {
+            let old = all_rows(disk)?;
+            changes.extend(old.keys().map(|place| (place.clone(), None)));
+            let new = apply(old).map_err(|reason| {
+                StoreError::damaged_file(disk.path(), format!("format {number}: {reason}"))
+            })?;
+            for ((tree, key), payload) in new {
+                let value = seal(tree, &key, &payload);
+                changes.insert((tree, key), Some(value));
+            }
         }
         let value = seal(Tree::Meta, FORMAT_KEY, number.to_string().as_bytes());
         changes.insert((Tree::Meta, FORMAT_KEY.to_vec()), Some(value));
-        disk.commit(&changes)?;
+        disk.commit(&changes, Lay::Apart)?;
         disk.sync()?;
         tracing::info!(name: "store_migrated", format = number, step = step.name, "store brought to format");
     }
@@ -203,7 +218,8 @@ mod tests {
             let folder = format!("{number:04}_{}", step.name);
             let before = rows(&folders.join(&folder).join("before.json"));
             let after = rows(&folders.join(&folder).join("after.json"));
-            assert_eq!((step.apply)(before).map(|rows| shown(&rows)), Ok(shown(&after)), "{folder}");
+            let made = step.apply.map_or(Ok(before.clone()), |apply| apply(before));
+            assert_eq!(made.map(|rows| shown(&rows)), Ok(shown(&after)), "{folder}");
             listed.push(folder);
         }
         let numbered = fs::read_dir(folders).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap());
@@ -214,7 +230,8 @@ mod tests {
 
     #[test]
     fn todays_ledger_reads_what_the_steps_leave_behind() {
-        let empty = STEPS.iter().try_fold(Rows::new(), |rows, step| (step.apply)(rows)).unwrap();
+        let mut steps = STEPS.iter().filter_map(|step| step.apply);
+        let empty = steps.try_fold(Rows::new(), |rows, apply| apply(rows)).unwrap();
         let ledger = Ledger::decode(&empty[&(Tree::Meta, LEDGER.to_vec())]);
         assert_eq!(ledger, Ok(Ledger { next_seq: 1, pending: 0, dead: 0, delivered: 0 }));
     }
@@ -230,14 +247,40 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_format_1_stay_as_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = open(dir.path()).unwrap();
+        let ids: Vec<_> = (0..20).map(|n| (Tree::Ids, format!("call-{n}").into_bytes())).collect();
+        let row = |place: &(Tree, Vec<u8>)| (place.clone(), Some(seal(place.0, &place.1, b"7")));
+        let mut changes: Changes = ids.iter().map(row).collect();
+        changes.insert((Tree::Meta, FORMAT_KEY.to_vec()), Some(seal(Tree::Meta, FORMAT_KEY, b"1")));
+        disk.commit(&changes, Lay::Apart).unwrap();
+        disk.close().unwrap();
+        fs::write(dir.path().join(FORMAT_FILE), "1\n").unwrap();
+
+        let disk = open(dir.path()).unwrap();
+        assert_eq!(
+            (read_format(&dir.path().join(FORMAT_FILE)).unwrap(), stored_format(&disk).unwrap()),
+            (Some(2), 2)
+        );
+        disk.commit(&Changes::from([row(&(Tree::Ids, b"call-55".to_vec()))]), Lay::Together).unwrap();
+        assert!(ids.iter().all(|(tree, key)| disk.get(*tree, key).unwrap().is_some()));
+        assert_eq!(disk.page(Tree::Ids, &[], usize::MAX).unwrap().len(), 21);
+    }
+
+    #[test]
     fn rows_of_a_newer_format_are_refused_whatever_the_file_says() {
         let dir = tempfile::tempdir().unwrap();
         let disk = open(dir.path()).unwrap();
-        let value = seal(Tree::Meta, FORMAT_KEY, b"2");
-        disk.commit(&Changes::from([((Tree::Meta, FORMAT_KEY.to_vec()), Some(value))])).unwrap();
+        let value = seal(Tree::Meta, FORMAT_KEY, (FORMAT + 1).to_string().as_bytes());
+        disk.commit(&Changes::from([((Tree::Meta, FORMAT_KEY.to_vec()), Some(value))]), Lay::Apart).unwrap();
         disk.close().unwrap();
         let refused = open(dir.path()).err();
-        assert!(matches!(refused, Some(StoreError::NewerFormat { found: 2, known: 1, .. })), "{refused:?}");
+        let newer = FORMAT + 1;
+        assert!(
+            matches!(refused, Some(StoreError::NewerFormat { found, known: FORMAT, .. }) if found == newer),
+            "{refused:?}"
+        );
     }
 
     /// Rows as the folders spell them: keys as text, payloads as JSON.

@@ -27,7 +27,9 @@
 //! | `pending`, `dead`, `delivered` | [`Seq`] → the event and what became of it |
 //! | `ids` | event id → its [`Seq`] |
 //! | `state` | name and piece → a piece of the call tracker's state |
-//! | `meta` | `format` → the number again; `ledger` → the next [`Seq`] and the three counts; `rest` → what of a damaged store is still to be taken in, if anything |
+//! | `meta` | `format` → the number again; `ledger` → the next [`Seq`] and the three counts; `rest` → what of a damaged store is still to be taken in, if anything; `sheaves`: whether rows may lie together |
+//!
+//! Where many events wait, several rows of the first two lines lie in one of sled's (`sheaf.rs`).
 
 use std::collections::HashSet;
 use std::fmt;
@@ -55,6 +57,7 @@ pub mod row;
 mod salvage;
 mod segments;
 mod shared;
+mod sheaf;
 mod sled;
 pub mod state;
 mod writer;
@@ -67,6 +70,7 @@ pub use model::{
 pub use record::{payload, read_payload};
 pub use rest::Rest;
 pub use salvage::{Relic, Salvaged, Verified, begin_anew, exists, relics, salvage, verify};
+pub use sheaf::TOGETHER_ABOVE;
 
 use group::{NewEvent, NewState, Row};
 use record::{PIECE_MAX, Stored};
@@ -629,6 +633,7 @@ mod tests {
         dead_max: 1000,
         dead_age: Duration::MAX,
         swap_bytes: u64::MAX,
+        together_above: 2,
     };
 
     fn event(n: u64) -> Pending {
@@ -656,7 +661,7 @@ mod tests {
         let disk = migrate::open(state_dir).unwrap();
         let mut value = disk.get(tree, key).unwrap().unwrap();
         change(&mut value);
-        disk.commit(&Changes::from([((tree, key.to_vec()), Some(value))])).unwrap();
+        disk.commit(&Changes::from([((tree, key.to_vec()), Some(value))]), sheaf::Lay::Apart).unwrap();
         disk.sync().unwrap();
         disk.close().unwrap();
     }

@@ -148,6 +148,8 @@ pub struct Limits {
     /// A directory that is larger, in bytes, is swapped for a fresh one when nothing is pending and most of it is
     /// unused.
     pub swap_bytes: u64,
+    /// Where more events wait than these, rows are laid together: they take less memory then, and more writing.
+    pub together_above: u64,
 }
 
 /// How many rows there are.

@@ -13,6 +13,7 @@ use super::error::StoreError;
 use super::migrate::{self, FORMAT, FORMAT_KEY};
 use super::record::{self, LEDGER, Ledger, REST, Stored, seal};
 use super::rest::{self, Rest};
+use super::sheaf::{Lay, TOGETHER_ABOVE};
 use super::sled::{Changes, Disk, Tree};
 use super::{Counts, Dead, Delivered, Pending, Seq, folder};
 use crate::time::UnixMillis;
@@ -185,7 +186,7 @@ pub fn begin_anew(
         Ok(carved) => {
             let format = format_of(&carved, disk.path())?;
             // What a step of the format needs to see must all be there.
-            let at_once = if format == FORMAT { at_once } else { u64::MAX };
+            let at_once = if migrate::keeps_rows(format) { at_once } else { u64::MAX };
             let counted = ledger_of(&carved);
             let mut begun = Rest::begin(state_dir, &aside, carved);
             (salvaged.found, salvaged.counted) = (begun.left(), counted.as_ref().map(Ledger::counts));
@@ -197,7 +198,7 @@ pub fn begin_anew(
             rest = Some(begun).filter(|rest| !rest.is_done());
         }
         Err(why) => {
-            disk.commit(&head(&Ledger { next_seq: 1, ..Ledger::default() }, FORMAT))?;
+            disk.commit(&head(&Ledger { next_seq: 1, ..Ledger::default() }, FORMAT), Lay::Apart)?;
             salvaged.unreadable = Some(why.to_string());
         }
     }
@@ -227,12 +228,12 @@ fn ledger_of(carved: &Carved) -> Option<Ledger> {
 fn write_head(disk: &Disk, ledger: &Ledger, format: u32, rest: &Rest) -> Result<(), StoreError> {
     let mut changes = head(ledger, format);
     changes.extend(rest.mark_change());
-    disk.commit(&changes)?;
+    disk.commit(&changes, Lay::Apart)?;
     let state: Vec<_> = rest.state().collect();
     for some in state.chunks(CHUNK) {
         let change =
             |(key, value): &(&Vec<u8>, &Vec<u8>)| ((Tree::State, (*key).clone()), Some((*value).clone()));
-        disk.commit(&some.iter().map(change).collect())?;
+        disk.commit(&some.iter().map(change).collect(), Lay::Apart)?;
     }
     Ok(())
 }
@@ -248,7 +249,7 @@ fn write_at_once(
     let (mut done, mut say_at) = (0, SAY_EVERY);
     while done < at_once && !rest.is_done() {
         let slice = rest.slice(*ledger, CHUNK);
-        disk.commit(&slice.changes)?;
+        disk.commit(&slice.changes, Lay::of(ledger.pending, TOGETHER_ABOVE))?;
         *ledger = slice.ledger;
         rest.took(&slice);
         done = rest.all() - rest.left().total();

@@ -12,16 +12,21 @@
 //! - After the last handle is dropped, a thread of sled's pool may hold the locked file a moment longer.
 //!   [`Disk::close`] waits for it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
+use ::sled::IVec;
 use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transactional, TransactionalTree};
 
 use super::error::StoreError;
-use super::segments;
+use super::sheaf::{self, Lay};
+use super::{record, segments};
 
 /// Largest key and value together, in bytes: 18 of them stay below sled's limit of 128 KiB a page.
 pub(super) const ROW_MAX: usize = 7 * 1024;
@@ -64,7 +69,18 @@ impl Tree {
             Self::Meta => "meta",
         }
     }
+
+    /// Whether its rows may lie together ([`sheaf`]).
+    const fn has_sheaves(self) -> bool {
+        match self {
+            Self::Pending | Self::Dead | Self::Delivered | Self::Ids => true,
+            Self::State | Self::Meta => false,
+        }
+    }
 }
+
+/// That it stands in the tree `meta` says that there may be sheaves.
+const SHEAVES: &[u8] = b"sheaves";
 
 /// The trees whose rows are events; a row moves from left to right and never back under the same key.
 pub(super) const ROW_TREES: [Tree; 3] = [Tree::Pending, Tree::Dead, Tree::Delivered];
@@ -83,6 +99,10 @@ pub(super) struct Disk {
     trees: Vec<::sled::Tree>,
     /// A second descriptor of sled's log file.
     log: File,
+    /// Whether rows lie together, or ever did: then each must be looked for.
+    sheaves: AtomicBool,
+    /// Held to read, and to write.
+    moving: RwLock<()>,
 }
 
 impl Disk {
@@ -106,7 +126,9 @@ impl Disk {
         let log_path = path.join("db");
         let log =
             File::options().write(true).open(&log_path).map_err(|e| StoreError::at_open(&log_path, e))?;
-        let disk = Self { path: path.to_owned(), db, trees, log };
+        let (sheaves, moving) = (AtomicBool::new(false), RwLock::new(()));
+        let mut disk = Self { path: path.to_owned(), db, trees, log, sheaves, moving };
+        disk.sheaves = AtomicBool::new(disk.get(Tree::Meta, SHEAVES)?.is_some());
         disk.sync()?;
         // What a process before this one wrote and could not sync any more has been read as if it were durable.
         disk.log.sync_data().map_err(|source| disk.not_synced(source))?;
@@ -123,27 +145,59 @@ impl Disk {
 
     /// One value.
     pub(super) fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let value = self.tree(tree).get(key).map_err(|e| wrong(&self.path, e))?;
-        Ok(value.map(|v| v.to_vec()))
+        let _still = self.still();
+        let stands = if self.has_sheaves(tree) {
+            self.stands(tree, key)?
+        } else {
+            let value = self.tree(tree).get(key).map_err(|e| wrong(&self.path, e))?;
+            value.map(|value| (key.into(), value))
+        };
+        Ok(stands.and_then(|(at, value)| {
+            let row = sheaf::rows(&at, &value).into_iter().find(|(of, _)| *of == key);
+            row.map(|(_, value)| value.to_vec())
+        }))
     }
 
-    /// Up to `limit` rows from the key `from` on, in the order of their keys. Not a snapshot: a row that is
-    /// changed meanwhile is seen before or after.
+    /// Up to `limit` rows from the key `from` on, in the order of their keys, as they were in one moment.
     pub(super) fn page(&self, tree: Tree, from: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
-        let rows = self.tree(tree).range(from..).take(limit);
-        rows.map(|row| row.map(|(k, v)| (k.to_vec(), v.to_vec())).map_err(|e| wrong(&self.path, e))).collect()
+        let _still = self.still();
+        let before = if self.has_sheaves(tree) { self.stands(tree, from)? } else { None };
+        let start = before.as_ref().map_or(from, |(key, _)| key);
+        let mut page = Vec::new();
+        for row in self.tree(tree).range(start..) {
+            if page.len() >= limit {
+                break;
+            }
+            let (key, value) = row.map_err(|e| wrong(&self.path, e))?;
+            let rows = sheaf::rows(&key, &value).into_iter().filter(|(key, _)| *key >= from);
+            page.extend(rows.map(|(key, value)| (key.to_vec(), value.to_vec())));
+        }
+        page.truncate(limit);
+        Ok(page)
     }
 
-    /// Up to `limit` rows from the end, the last one first.
+    /// Up to `limit` rows from the end, the last one first, as they were in one moment.
     pub(super) fn last(&self, tree: Tree, limit: usize) -> Result<Vec<Row>, StoreError> {
-        let rows = self.tree(tree).iter().rev().take(limit);
-        rows.map(|row| row.map(|(k, v)| (k.to_vec(), v.to_vec())).map_err(|e| wrong(&self.path, e))).collect()
+        let _still = self.still();
+        let mut last = Vec::new();
+        for row in self.tree(tree).iter().rev() {
+            if last.len() >= limit {
+                break;
+            }
+            let (key, value) = row.map_err(|e| wrong(&self.path, e))?;
+            let rows = sheaf::rows(&key, &value).into_iter().rev();
+            last.extend(rows.map(|(key, value)| (key.to_vec(), value.to_vec())));
+        }
+        last.truncate(limit);
+        Ok(last)
     }
 
     /// Writes `changes`, all or none of them. They outlive a power cut only after [`Disk::sync`].
-    pub(super) fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
+    pub(super) fn commit(&self, changes: &Changes, lay: Lay) -> Result<(), StoreError> {
+        let changes = self.laid(changes, lay)?;
+        let _moving = self.moving.write().unwrap_or_else(PoisonError::into_inner);
         let written = self.trees.as_slice().transaction(|trees: &Vec<TransactionalTree>| {
-            for ((tree, key), value) in changes {
+            for ((tree, key), value) in changes.as_ref() {
                 let tree = &trees[*tree as usize];
                 match value {
                     Some(value) => tree.insert(key.as_slice(), value.as_slice())?,
@@ -156,6 +210,50 @@ impl Disk {
             TransactionError::Storage(error) => wrong(&self.path, error),
             TransactionError::Abort(()) => unreachable!("the transaction above never aborts"),
         })
+    }
+
+    /// The changes to sled's rows that make those to ours.
+    fn laid<'c>(&self, changes: &'c Changes, lay: Lay) -> Result<Cow<'c, Changes>, StoreError> {
+        if lay == Lay::Apart && !self.sheaves.load(Ordering::Acquire) {
+            return Ok(Cow::Borrowed(changes));
+        }
+        let mut laid = Changes::new();
+        if !self.sheaves.swap(true, Ordering::AcqRel) {
+            laid.insert((Tree::Meta, SHEAVES.to_vec()), Some(record::seal(Tree::Meta, SHEAVES, b"true")));
+        }
+        let mut left = changes.iter().peekable();
+        while let Some(((tree, first), value)) = left.next() {
+            if !tree.has_sheaves() {
+                laid.insert((*tree, first.clone()), value.clone());
+                continue;
+            }
+            let stands = self.stands(*tree, first)?;
+            let next = self.tree(*tree).get_gt(first).map_err(|e| wrong(&self.path, e))?;
+            let mut here = vec![(first.clone(), value.clone())];
+            while let Some(((_, key), value)) = left.next_if(|((of, key), _)| {
+                of == tree && next.as_ref().is_none_or(|(next, _)| key.as_slice() < next.as_ref())
+            }) {
+                here.push((key.clone(), value.clone()));
+            }
+            let stands = stands.as_ref().map(|(key, value)| (key.as_ref(), value.as_ref()));
+            laid.extend(sheaf::lay(stands, here, lay).into_iter().map(|(key, value)| ((*tree, key), value)));
+        }
+        Ok(Cow::Owned(laid))
+    }
+
+    /// Until it is dropped nothing is written: what lies together may else lie elsewhere the moment after.
+    fn still(&self) -> RwLockReadGuard<'_, ()> {
+        self.moving.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether several rows of a tree may lie together.
+    fn has_sheaves(&self, tree: Tree) -> bool {
+        tree.has_sheaves() && self.sheaves.load(Ordering::Acquire)
+    }
+
+    /// What of sled's rows stands at a key, or next before it.
+    fn stands(&self, tree: Tree, key: &[u8]) -> Result<Option<(IVec, IVec)>, StoreError> {
+        self.tree(tree).range(..=key).next_back().transpose().map_err(|e| wrong(&self.path, e))
     }
 
     /// Returns when all that was committed outlives a power cut.
@@ -186,7 +284,7 @@ impl Disk {
 
     /// Lets go of the directory. When it returns, another process may open it.
     pub(super) fn close(self) -> Result<(), StoreError> {
-        let Self { path, db, trees, log } = self;
+        let Self { path, db, trees, log, sheaves: _, moving: _ } = self;
         drop(trees);
         drop(db);
         for _ in 0..RELEASE_TRIES {

@@ -20,6 +20,7 @@ use super::error::StoreError;
 use super::group::{Group, NewEvent, NewState};
 use super::record::{self, LEDGER, Ledger, Mark, REST};
 use super::rest::{self, Rest};
+use super::sheaf::Lay;
 use super::sled::{Disk, Tree};
 use super::{Pending, Seq, Settle, Shared, Trimmed, folder, migrate};
 use crate::time::UnixMillis;
@@ -186,12 +187,14 @@ impl Writer {
             .enumerate()
             .map(|(at, request)| take_in(&mut group, request, before.and_then(|before| before.get(at))))
             .collect();
-        let trimmed = group.trim(&shared.limits());
+        let limits = shared.limits();
+        let trimmed = group.trim(&limits);
         let (changes, ledger) = group.finish();
         let mut written = outcomes.iter().find_map(Outcome::disk_refuses).map_or(Ok(()), Err);
         // At another try what was written before may not have been synced.
         if written.is_ok() && (!changes.is_empty() || before.is_some()) {
-            written = disk.commit(&changes).and_then(|()| disk.sync());
+            let lay = Lay::of(ledger.pending, limits.together_above);
+            written = disk.commit(&changes, lay).and_then(|()| disk.sync());
         }
         if written.is_ok() {
             self.ledger = ledger;
@@ -271,8 +274,9 @@ impl Writer {
         let Some(rest) = self.rest.as_mut().filter(|_| self.failed.is_none()) else { return false };
         let slice = rest.slice(self.ledger, TAKEN_IN_AT_ONCE);
         // What is shown of it must outlive a power cut, as everything that can be read from here.
+        let lay = Lay::of(slice.ledger.pending, self.shared.limits().together_above);
         let written = match self.shared.disk().as_ref() {
-            Some(disk) => disk.commit(&slice.changes).and_then(|()| disk.sync()),
+            Some(disk) => disk.commit(&slice.changes, lay).and_then(|()| disk.sync()),
             None => Err(StoreError::Closed),
         };
         match written {

@@ -206,6 +206,7 @@ pub(crate) fn open(dir: &Path) -> Store {
             dead_max: 100_000,
             dead_age: age,
             swap_bytes: u64::MAX,
+            together_above: 2,
         },
     )
     .unwrap()

@@ -76,5 +76,12 @@ impl Told {
 /// Few, so that there is always something to trim.
 pub(crate) fn limits() -> Limits {
     let day = Duration::from_secs(86_400);
-    Limits { delivered_max: 12, delivered_age: day, dead_max: 6, dead_age: day, swap_bytes: u64::MAX }
+    Limits {
+        delivered_max: 12,
+        delivered_age: day,
+        dead_max: 6,
+        dead_age: day,
+        swap_bytes: u64::MAX,
+        together_above: 2,
+    }
 }
