@@ -270,6 +270,7 @@ fn labels(ops: &[Arc<Op>], whole: Option<&'static str>) -> Vec<&'static str> {
             | Op::Rename { .. }
             | Op::Write { .. }
             | Op::Resize { .. }
+            | Op::SyncBegins { .. }
             | Op::Sync { .. }
             | Op::Written { .. } => {}
         }

@@ -43,6 +43,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::time::UnixMillis;
 
+mod barrier;
 mod carve;
 mod copy;
 mod error;

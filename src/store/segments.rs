@@ -96,7 +96,8 @@ pub(super) fn messages(buf: &[u8], number: Option<u64>) -> impl Iterator<Item = 
     })
 }
 
-fn message(buf: &[u8], begin: usize, wanted: Option<u64>) -> Option<Message> {
+/// The message that begins there. Its lsn is true if the bytes are those of a segment from its beginning on.
+pub(super) fn message(buf: &[u8], begin: usize, wanted: Option<u64>) -> Option<Message> {
     let kind = *buf.get(begin + 4)?;
     if !(1..=KIND_MAX).contains(&kind) {
         return None;
@@ -120,6 +121,7 @@ fn message(buf: &[u8], begin: usize, wanted: Option<u64>) -> Option<Message> {
     let lsn = number.checked_mul(SEGMENT as u64)?.checked_add(begin as u64)?;
     Some(Message { kind, page, number, lsn, begin, body, end })
 }
+
 /// A leaf as its message tells it.
 pub(super) struct Leaf {
     /// The first key that belongs to it.

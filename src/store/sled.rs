@@ -4,7 +4,7 @@
 //! What sled 0.34 does not do, and is done here:
 //! - What it writes it takes for durable once `sync_file_range` has returned, which leaves the disk's own cache and the
 //!   file's metadata behind: on Linux a flush promises too little, and a segment is used again while what was moved out
-//!   of it can still be lost. The function [`sync_file_range`] below stands in for the C library's and syncs.
+//!   of it can still be lost. A function of our own in that place syncs, each batch once: see [`super::barrier`].
 //! - `conf` and the directories are never synced. [`Disk::open`] syncs them before anything is accepted.
 //! - Pages over 128 KiB go to files of their own under `blobs/`, which are never synced, so that a power cut
 //!   loses the page and every row on it. A leaf holds up to some 20 rows; [`ROW_MAX`] keeps it small enough.
@@ -24,6 +24,7 @@ use std::time::Duration;
 use ::sled::IVec;
 use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transactional, TransactionalTree};
 
+use super::barrier::Barrier;
 use super::error::StoreError;
 use super::sheaf::{self, Lay};
 use super::{record, segments};
@@ -94,6 +95,7 @@ pub(super) type Row = (Vec<u8>, Vec<u8>);
 /// An open sled directory. Any thread may read; one thread writes.
 pub(super) struct Disk {
     path: PathBuf,
+    barrier: Barrier,
     db: ::sled::Db,
     /// In the order of [`Tree::ALL`].
     trees: Vec<::sled::Tree>,
@@ -126,8 +128,9 @@ impl Disk {
         let log_path = path.join("db");
         let log =
             File::options().write(true).open(&log_path).map_err(|e| StoreError::at_open(&log_path, e))?;
+        let barrier = Barrier::enter(&log).map_err(|e| StoreError::at_open(&log_path, e))?;
         let (sheaves, moving) = (AtomicBool::new(false), RwLock::new(()));
-        let mut disk = Self { path: path.to_owned(), db, trees, log, sheaves, moving };
+        let mut disk = Self { path: path.to_owned(), barrier, db, trees, log, sheaves, moving };
         disk.sheaves = AtomicBool::new(disk.get(Tree::Meta, SHEAVES)?.is_some());
         disk.sync()?;
         // What a process before this one wrote and could not sync any more has been read as if it were durable.
@@ -263,7 +266,8 @@ impl Disk {
             ::sled::Error::Io(source) if !is_refusal(&source) => self.not_synced(in_words(source)),
             error => wrong(&self.path, error),
         });
-        flushed.map(drop)
+        flushed?;
+        self.barrier.settle(&self.log).map_err(|source| self.not_synced(source))
     }
 
     fn not_synced(&self, source: io::Error) -> StoreError {
@@ -284,7 +288,8 @@ impl Disk {
 
     /// Lets go of the directory. When it returns, another process may open it.
     pub(super) fn close(self) -> Result<(), StoreError> {
-        let Self { path, db, trees, log, sheaves: _, moving: _ } = self;
+        let Self { path, barrier, db, trees, log, sheaves: _, moving: _ } = self;
+        drop(barrier);
         drop(trees);
         drop(db);
         for _ in 0..RELEASE_TRIES {
@@ -301,23 +306,6 @@ impl Disk {
     fn tree(&self, tree: Tree) -> &::sled::Tree {
         &self.trees[tree as usize]
     }
-}
-
-/// In the place of the C library's function of this name, for all that is linked with this crate: `fdatasync`, which
-/// promises all that the original does and what sled takes it to promise. sled itself has no setting for it.
-#[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "it is called from beyond Rust, with a number for a file")]
-#[unsafe(no_mangle)]
-extern "C" fn sync_file_range(
-    fd: std::os::fd::RawFd,
-    _from: i64,
-    _bytes: i64,
-    _flags: std::ffi::c_uint,
-) -> i32 {
-    // SAFETY: the caller's descriptor is open for as long as the call; it stays the caller's, and is not closed.
-    let file = std::mem::ManuallyDrop::new(unsafe { <File as std::os::fd::FromRawFd>::from_raw_fd(fd) });
-    // The caller reads `errno`, which nothing has touched since.
-    if file.sync_data().is_ok() { 0 } else { -1 }
 }
 
 /// Whether some process, perhaps this one, holds the directory `path` open. sled itself says so only in words.

@@ -23,8 +23,10 @@ pub(crate) enum Op {
     Write { ino: Ino, at: usize, bytes: Vec<u8> },
     /// A file has a new length.
     Resize { ino: Ino, size: usize },
-    /// A file's or directory's `fsync`, or a file's `fdatasync`.
-    Sync { ino: Ino, data_only: bool },
+    /// A thread asks for a sync.
+    SyncBegins { by: usize },
+    /// A file's or directory's `fsync`, or a file's `fdatasync`, that a thread had asked for, is done.
+    Sync { ino: Ino, data_only: bool, by: usize },
     /// `sync_file_range`: the disk may keep all of it in its own cache.
     Written { ino: Ino },
     /// What the program believed.
@@ -62,8 +64,9 @@ pub(crate) fn read(file: &Path, root: &Path) -> Vec<Op> {
             b'r' => Op::Rename { from: path, to: path2 },
             b'w' => Op::Write { ino, at, bytes },
             b't' => Op::Resize { ino, size: at },
-            b's' => Op::Sync { ino, data_only: false },
-            b'd' => Op::Sync { ino, data_only: true },
+            b'b' => Op::SyncBegins { by: at },
+            b's' => Op::Sync { ino, data_only: false, by: at },
+            b'd' => Op::Sync { ino, data_only: true, by: at },
             b'g' => Op::Written { ino },
             b'm' => Op::Moment(String::from_utf8(bytes).unwrap().trim_end().to_owned()),
             other => panic!("the shim wrote {:?}", char::from(other)),

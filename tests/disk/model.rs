@@ -1,8 +1,8 @@
 //! What a disk may hold after a power cut, made from the journal of what was done to it.
 //!
-//! **What is surely there.** Of a file: all that was written or resized before its last `fsync` or `fdatasync`.
-//! Of a directory: the names that were made, changed or taken before its last `fsync`. `sync_file_range` makes
-//! nothing durable. Files are followed by their inode, names only lead to them.
+//! **What is surely there.** Of a file: all that was written or resized before its last `fsync` or `fdatasync` began,
+//! of those that are done. Of a directory: the names that were made, changed or taken before its last `fsync`.
+//! `sync_file_range` makes nothing durable. Files are followed by their inode, names only lead to them.
 //!
 //! **What may be there.** Of the rest anything: nothing, all, what came first, any of it, and of a write any of
 //! its sectors of 512 bytes or a beginning of any length. A file that was to grow may have grown without what was
@@ -77,6 +77,8 @@ type NameMap = BTreeMap<(Id, String), Id>;
 pub(crate) struct Disk {
     /// How many entries of journals it has seen.
     age: usize,
+    /// The age at which a thread asked for its last sync.
+    asked: BTreeMap<usize, usize>,
     nodes: Vec<Node>,
     /// The newest node with that inode.
     by_ino: BTreeMap<Ino, Id>,
@@ -95,6 +97,7 @@ impl Disk {
     pub(crate) fn of(root: &Path) -> Self {
         let mut disk = Self {
             age: 0,
+            asked: BTreeMap::new(),
             nodes: vec![Node { is_dir: true, ..Node::default() }],
             by_ino: BTreeMap::from([(fs::metadata(root).unwrap().ino(), ROOT)]),
             names: NameMap::new(),
@@ -148,7 +151,8 @@ impl Disk {
                 let id = self.by_ino[ino];
                 self.nodes[id].unsynced.push((self.age, Arc::clone(op)));
             }
-            Op::Sync { ino, data_only } => self.sync(self.by_ino[ino], *data_only),
+            Op::SyncBegins { by } => drop(self.asked.insert(*by, self.age)),
+            Op::Sync { ino, data_only, by } => self.sync(self.by_ino[ino], *data_only, self.asked[by]),
             Op::Written { .. } | Op::Moment(_) => {}
         }
     }
@@ -166,9 +170,10 @@ impl Disk {
         self.changes.push(Change { takes, gives, unsynced });
     }
 
-    fn sync(&mut self, id: Id, data_only: bool) {
+    fn sync(&mut self, id: Id, data_only: bool, asked: usize) {
         let node = &mut self.nodes[id];
-        for (_, op) in std::mem::take(&mut node.unsynced) {
+        let covered = node.unsynced.partition_point(|(age, _)| *age < asked);
+        for (_, op) in node.unsynced.drain(..covered) {
             perform(&mut node.durable, &op);
         }
         if !data_only {

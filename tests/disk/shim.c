@@ -3,7 +3,7 @@
  *
  * $SHIM_JOURNAL=FILE  Appends to FILE every call that changes the disk or asks for durability, in the order of
  *     the effects over all threads: one lock is held from the call to its record. Calls that failed changed
- *     nothing and are not recorded. Nothing is really synced meanwhile: the disk after a power cut is made from
+ *     nothing and are not recorded; of a sync there are two records, when it is asked for and when it is done. Nothing is really synced meanwhile: the disk after a power cut is made from
  *     the journal, and tests are quicker so. A line written to $SHIM_JOURNAL.moments becomes a record too:
  *     what the program believed at that point. tests/disk/journal.rs reads the records.
  *
@@ -415,10 +415,15 @@ int posix_fallocate64(int fd, off64_t at, off64_t len) { return posix_fallocate(
 static int synced(const char *call, char op, int fd, int (*really)(int)) {
     pthread_once(&once, start);
     if (!fd_ours(fd)) return really(fd);
+    /* What is written from here on need not be covered. */
+    uint64_t by = (uint64_t)syscall(SYS_gettid);
+    pthread_mutex_lock(&lock);
+    record('b', ino_of(fd), NULL, NULL, by);
+    pthread_mutex_unlock(&lock);
     slow_sync();
     pthread_mutex_lock(&lock);
     int r = faulted(SYNC, call, 0, NULL) ? -1 : journal >= 0 ? 0 : really(fd);
-    if (!r) record(op, ino_of(fd), NULL, NULL, 0);
+    if (!r) record(op, ino_of(fd), NULL, NULL, by);
     pthread_mutex_unlock(&lock);
     return r;
 }
