@@ -281,6 +281,21 @@ async fn a_second_opener_is_told_who_holds_the_store() {
 }
 
 #[tokio::test]
+async fn what_is_kept_stays_within_bounds_however_quickly_it_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), Limits { delivered_max: 4, ..limits() }).unwrap();
+    let events: Vec<_> = (0..1500).map(event).collect();
+    let seqs: Vec<Seq> = accept(&store, &events).await.into_iter().flatten().collect();
+    for some in seqs.chunks(500) {
+        store.settle(some.iter().map(|seq| delivered(seq.0, 1)).collect()).await.unwrap();
+        // Those that were just settled stay for the next.
+        assert!(store.counts().delivered <= 504, "{:?}", store.counts());
+    }
+    assert_eq!(store.delivered_from(Seq(0), 9999).unwrap().len() as u64, store.counts().delivered);
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_newer_format_is_refused_and_nothing_touched() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

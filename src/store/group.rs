@@ -11,8 +11,11 @@ use super::sled::{Changes, Disk, Tree};
 use super::{Dead, Delivered, Limits, Pending, Seq, Settle, Trimmed};
 use crate::time::UnixMillis;
 
-/// Most rows of one tree that one group trims, so that a lowered limit does not hold up the calls.
+/// Most rows of one tree that one group trims besides as many as it settles, so that a lowered limit does not hold up the
+/// calls.
 const TRIM_MAX: usize = 256;
+/// Most rows that are looked at at once for that.
+const TRIM_PAGE: usize = 64;
 
 /// An event to accept, encoded.
 pub(super) struct NewEvent {
@@ -35,11 +38,13 @@ pub(super) struct Group<'d> {
     ledger_on_disk: Ledger,
     /// The latest moment that a request named.
     now: Option<UnixMillis>,
+    /// Requests to settle, whatever came of them.
+    settled: usize,
 }
 
 impl<'d> Group<'d> {
     pub(super) fn new(disk: &'d Disk, rest: Option<&'d Carved>, ledger: Ledger) -> Self {
-        Self { disk, rest, changes: Changes::new(), ledger, ledger_on_disk: ledger, now: None }
+        Self { disk, rest, changes: Changes::new(), ledger, ledger_on_disk: ledger, now: None, settled: 0 }
     }
 
     /// What to commit, and the ledger once it is committed.
@@ -107,6 +112,7 @@ impl<'d> Group<'d> {
     /// Settles all that can be settled; the error names the first row that could not be read.
     pub(super) fn settle(&mut self, settles: &[Settle]) -> Result<(), StoreError> {
         let mut outcome = Ok(());
+        self.settled += settles.len();
         for settle in settles {
             outcome = outcome.and(self.settle_one(settle.clone()));
         }
@@ -200,39 +206,54 @@ impl<'d> Group<'d> {
     }
 
     fn trim_tree<T: Row>(&mut self, max: usize, old: impl Fn(&T) -> bool) -> u64 {
+        // Never behind what the groups settle.
+        let mut left = TRIM_MAX + self.settled;
         let mut trimmed = 0;
         let mut from = Seq(0);
-        for _ in 0..TRIM_MAX {
+        while left > 0 {
+            let over = usize::try_from(*T::count(&mut self.ledger)).unwrap_or(usize::MAX).saturating_sub(max);
+            let some = over.clamp(1, TRIM_PAGE).min(left);
             // Trimming is nobody's request: a disk that cannot be read is told to those who ask for something.
-            let Ok(rows) = self.disk.page(T::TREE, &seq_key(from), 1) else { break };
-            let Some((key, value)) = rows.first() else { break };
-            let Ok(seq) = seq_of(T::TREE, key) else { break };
-            from = Seq(seq.0 + 1);
-            if self.changes.contains_key(&(T::TREE, key.clone())) {
-                continue;
+            let Ok(rows) = self.disk.page(T::TREE, &seq_key(from), some) else { break };
+            let Some(last) = rows.last().and_then(|(key, _)| seq_of(T::TREE, key).ok()) else { break };
+            from = Seq(last.0 + 1);
+            left -= rows.len();
+            for (key, value) in rows {
+                if self.changes.contains_key(&(T::TREE, key.clone())) {
+                    continue;
+                }
+                let row = record::open::<T>(T::TREE, &key, &value);
+                let over = *T::count(&mut self.ledger) > max as u64;
+                // A row that cannot be read has no age; it goes when the number of rows asks for it.
+                let aged = row.as_ref().is_ok_and(&old);
+                let Ok(seq) = seq_of(T::TREE, &key) else { return trimmed };
+                if !(over || aged) {
+                    return trimmed;
+                }
+                self.forget_row(seq, row);
+                trimmed += 1;
             }
-            let over = *T::count(&mut self.ledger) > max as u64;
-            // A row that cannot be read has no age; it goes when the number of rows asks for it.
-            let aged = record::open::<T>(T::TREE, key, value).is_ok_and(|row| old(&row));
-            if !(over || aged) || self.forget::<T>(seq).is_err() {
-                break;
-            }
-            trimmed += 1;
         }
         trimmed
     }
 
-    /// Removes a row of any kind, and its identity. A row that cannot be read goes too; its identity stays.
+    /// Removes a row of any kind, and its identity.
     fn forget<T: Row>(&mut self, seq: Seq) -> Result<(), StoreError> {
-        let Some(value) = self.value(T::TREE, &seq_key(seq))? else { return Ok(()) };
-        match record::open::<T>(T::TREE, &seq_key(seq), &value) {
+        if let Some(value) = self.value(T::TREE, &seq_key(seq))? {
+            self.forget_row(seq, record::open::<T>(T::TREE, &seq_key(seq), &value));
+        }
+        Ok(())
+    }
+
+    /// A row that cannot be read goes too; its identity stays.
+    fn forget_row<T: Row>(&mut self, seq: Seq, row: Result<T, StoreError>) {
+        match row {
             Ok(row) => {
                 self.changes.insert((Tree::Ids, row.id().as_bytes().to_vec()), None);
             }
             Err(error) => tracing::warn!(name: "row_damaged_removed", %error, "damaged row removed"),
         }
         self.take::<T>(seq);
-        Ok(())
     }
 
     /// Puts an event at the end of the queue.
