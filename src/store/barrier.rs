@@ -160,6 +160,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::super::sled::{Changes, Disk, Tree};
     use super::*;
+    use crate::store::sheaf::Lay;
 
     const LEN: usize = 24;
 
@@ -261,7 +262,7 @@ mod tests {
         let file = File::open(dir.path().join("db")).unwrap();
         let log = Arc::clone(&lock(&LOGS)[&id(&file).unwrap()]);
         for n in 0..50 {
-            disk.commit(&Changes::from([((Tree::Meta, vec![n]), Some(vec![n]))])).unwrap();
+            disk.commit(&Changes::from([((Tree::Meta, vec![n]), Some(vec![n]))]), Lay::Apart).unwrap();
             disk.sync().unwrap();
             assert!(!lock(&log).owes());
         }

@@ -13,6 +13,8 @@ use super::sled::{Changes, Disk, Tree};
 
 /// Rows copied at once: some milliseconds, which the next group waits.
 const SLICE: usize = 200;
+/// Fewest rows in a leaf, mostly.
+const LEAF: usize = 8;
 /// Slices between two syncs: sled keeps in memory what the disk has not taken yet.
 const SYNC_EVERY: u32 = 16;
 
@@ -22,6 +24,7 @@ pub(super) struct Copy {
     /// Everything before this place has been copied.
     next: (Tree, Vec<u8>),
     slices: u32,
+    lay: Lay,
 }
 
 impl Copy {
@@ -29,23 +32,24 @@ impl Copy {
     /// it settles at some 2500 bytes for each, and a copy would be for nothing.
     pub(super) const WORTH_PER_ROW: u64 = 4096;
 
-    pub(super) fn begin(state_dir: &Path) -> Result<Self, StoreError> {
+    pub(super) fn begin(state_dir: &Path, lay: Lay) -> Result<Self, StoreError> {
         folder::clear_part(state_dir)?;
         let disk = Disk::open(&folder::part(state_dir))?;
-        Ok(Self { disk, state_dir: state_dir.to_owned(), next: (Tree::ALL[0], Vec::new()), slices: 0 })
+        Ok(Self { disk, state_dir: state_dir.to_owned(), next: (Tree::ALL[0], Vec::new()), slices: 0, lay })
     }
 
     /// Copies some rows of `from`; whether there are more.
     pub(super) fn some_rows(&mut self, from: &Disk) -> Result<bool, StoreError> {
         let (tree, key) = &self.next;
         let rows = from.page(*tree, key, SLICE)?;
+        rows.iter().step_by(LEAF).try_for_each(|(key, _)| from.pass(*tree, key))?;
         match rows.last() {
             Some((last, _)) => {
                 // The very next key.
                 self.next = (*tree, [last.as_slice(), &[0]].concat());
                 let tree = self.next.0;
                 let rows = rows.into_iter().map(|(key, value)| ((tree, key), Some(value)));
-                self.disk.commit(&rows.collect(), Lay::Apart)?;
+                self.disk.commit(&rows.collect(), self.lay)?;
                 self.slices += 1;
                 if self.slices.is_multiple_of(SYNC_EVERY) {
                     self.disk.sync()?;

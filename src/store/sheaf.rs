@@ -1,7 +1,7 @@
 //! Rows that lie together: several of ours in one of sled's.
 //!
 //! sled keeps some 290 bytes of memory for each page, and a leaf holds 8 to 16 rows, however small: a million events that
-//! wait would take 60 MB of nothing but places. So once many wait ([`Limits::together_above`](super::Limits)), up to
+//! wait would take 60 MB of nothing but places. So where many wait ([`Limits::together_above`](super::Limits)), up to
 //! [`ROWS_MAX`] neighbours lie in one value, a sheaf. With few each row is one of sled's: a sheaf is written whole for
 //! each of its rows that changes.
 //!
@@ -20,8 +20,9 @@ use super::sled::Row;
 
 /// Most rows in a sheaf.
 const ROWS_MAX: usize = 8;
-/// Most bytes in a sheaf of more than one row: eight events. A leaf of them stays well below what sled writes as one.
-const BYTES_MAX: usize = 4 * 1024;
+/// Most bytes in a sheaf of more than one row: four events. A leaf of them stays well below what sled writes as one, and
+/// sled keeps 256 leaves in memory, however large.
+const BYTES_MAX: usize = 2 * 1024;
 
 /// What no row begins with: a checksum, and then text.
 const MARK: [u8; 5] = [0, 0, 0, 0, 0xff];
@@ -57,6 +58,11 @@ pub(super) fn places(value: &[u8]) -> Option<Vec<(Range<usize>, Range<usize>)>> 
         places.push((key, row));
     }
     (at == value.len()).then_some(places)
+}
+
+/// Whether it is a sheaf, and has rows at the key or behind it.
+pub(super) fn reaches(value: &[u8], key: &[u8]) -> bool {
+    places(value).and_then(|places| places.last().cloned()).is_some_and(|(last, _)| &value[last] >= key)
 }
 
 /// Our rows in one of sled's.

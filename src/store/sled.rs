@@ -36,6 +36,9 @@ pub(super) const ROW_MAX: usize = 7 * 1024;
 /// quiet daemon has 20 MB in all; a larger cache only keeps a backlog's pages resident.
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;
 
+/// After so many looks at pages sled minds how much memory they take.
+const LOOKS: u32 = 64;
+
 /// How often, a millisecond apart, [`Disk::close`] looks whether sled has let go of its file.
 const RELEASE_TRIES: u32 = 5_000;
 
@@ -179,6 +182,13 @@ impl Disk {
         Ok(page)
     }
 
+    /// Lets sled forget what a long walk has read around this key. It keeps a page for as long as it was not looked at
+    /// [`LOOKS`] times, it or others that are counted with it, however little memory it may take: what is read once
+    /// stays.
+    pub(super) fn pass(&self, tree: Tree, key: &[u8]) -> Result<(), StoreError> {
+        (0..LOOKS).try_for_each(|_| self.tree(tree).get(key).map(drop)).map_err(|e| wrong(&self.path, e))
+    }
+
     /// Up to `limit` rows from the end, the last one first, as they were in one moment.
     pub(super) fn last(&self, tree: Tree, limit: usize) -> Result<Vec<Row>, StoreError> {
         let _still = self.still();
@@ -231,6 +241,11 @@ impl Disk {
                 continue;
             }
             let stands = self.stands(*tree, first)?;
+            let lies_in_it = stands.as_ref().is_some_and(|(_, value)| sheaf::reaches(value, first));
+            if lay == Lay::Apart && !lies_in_it {
+                laid.insert((*tree, first.clone()), value.clone());
+                continue;
+            }
             let next = self.tree(*tree).get_gt(first).map_err(|e| wrong(&self.path, e))?;
             let mut here = vec![(first.clone(), value.clone())];
             while let Some(((_, key), value)) = left.next_if(|((of, key), _)| {

@@ -251,10 +251,11 @@ impl Writer {
         }
         let kept = self.ledger.dead + self.ledger.delivered;
         let bytes = self.shared.disk().as_ref().and_then(|disk| disk.bytes().ok()).unwrap_or_default();
-        if bytes < self.shared.limits().swap_bytes || bytes < kept.saturating_mul(Copy::WORTH_PER_ROW) {
+        let limits = self.shared.limits();
+        if bytes < limits.swap_bytes || bytes < kept.saturating_mul(Copy::WORTH_PER_ROW) {
             return;
         }
-        match Copy::begin(&self.state_dir) {
+        match Copy::begin(&self.state_dir, Lay::of(kept, limits.together_above)) {
             Ok(copy) => {
                 tracing::info!(name: "store_swap_begun", bytes, "the store is empty and large: a fresh directory is made");
                 self.copy = Some(copy);
