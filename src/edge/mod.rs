@@ -30,6 +30,7 @@ pub mod ongoing;
 pub mod pauses;
 pub mod process;
 pub mod pulse;
+mod resync;
 pub mod rows;
 pub mod send;
 pub mod shipper;
