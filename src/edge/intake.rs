@@ -13,6 +13,7 @@ use tracing::{debug, error, warn};
 use super::accept::{Acceptor, Bound, Done, Sent};
 use super::backfill::{self, Hearing};
 use super::clock;
+use super::doubts::Doubts;
 use super::listener::{Ask, Heard};
 use super::ongoing::{self, Ongoing};
 use super::pauses;
@@ -48,6 +49,8 @@ pub struct Switch {
     pub missed: Vec<News>,
     /// Where its calls are shown while they go on.
     pub ongoing: Ongoing,
+    /// Where endings are noted that others may know better, if there are others.
+    pub doubts: Option<Doubts>,
 }
 
 /// What status shows of the calls.
@@ -270,6 +273,7 @@ fn take_in(switches: &mut [Switch], acceptor: &mut Acceptor, board: &Board, shel
                     let kept = stories::lock(shelf).told(at, news.family, &event.call_id, &event.what);
                     accepting.state.extend(kept);
                     count_end(&mut ended, event);
+                    note_doubt(switch.doubts.as_ref(), &news);
                     ongoing::lock(&switch.ongoing).told(&switch.name, event, news.at);
                     accepting.events.push(pending(switch, news));
                 }
@@ -318,6 +322,15 @@ fn count_end(ended: &mut [[u64; Cause::ALL.len()]; 2], event: &Told) {
             Direction::Out => 1,
         };
         ended[direction][cause as usize] += 1;
+    }
+}
+
+/// An ending of which another node may know more goes into the shared outbox later, if there is one.
+fn note_doubt(doubts: Option<&Doubts>, news: &News) {
+    if let (Some(doubts), ToldWhat::Hangup { .. }) = (doubts, &news.event.what)
+        && news.in_doubt
+    {
+        doubts.note(&news.id);
     }
 }
 

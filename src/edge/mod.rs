@@ -18,6 +18,7 @@ pub mod claims;
 pub mod clock;
 pub mod control;
 pub mod desk;
+pub mod doubts;
 pub mod drain;
 pub mod fleet;
 pub mod heal;

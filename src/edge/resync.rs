@@ -43,6 +43,7 @@ pub(super) fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
         }
         What::Listening => {
             resync.finish(switch);
+            switch.tracker.missed_some();
             let doubted = switch.tracker.live_legs().map(str::to_owned).collect();
             *resync = Resync { under_way: true, doubted, ..Resync::default() };
         }
@@ -69,7 +70,11 @@ pub(super) fn handle(switch: &mut Switch, resync: &mut Resync, heard: Heard) {
                 let _ = switch.wanted.try_send(Ask::Legs(doubted));
             }
         }
-        What::Synced => resync.finish(switch),
+        What::Synced => {
+            resync.finish(switch);
+            // Perhaps because the link is lost: what is concluded before it is back, nobody said.
+            switch.tracker.missed_some();
+        }
         // What was told of them meanwhile is perhaps not in the store yet.
         What::Missed(calls) => switch.missed.extend(
             calls
