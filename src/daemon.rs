@@ -23,6 +23,7 @@ use crate::edge::admin;
 use crate::edge::backfill::{self, Backfill, BackfillState, Hearing, Noted};
 use crate::edge::clock;
 use crate::edge::control::{self, Live};
+use crate::edge::doubts::Doubts;
 use crate::edge::drain::{self, Drain, DrainState};
 use crate::edge::history;
 use crate::edge::intake;
@@ -170,7 +171,8 @@ impl Daemon {
                 noted
             });
             let hearing = Hearing::new(hearing);
-            switches.push(intake_switch(&config, switch, wanted, hearing, live.ongoing.clone()));
+            let doubts = fleet.as_ref().map(fleet::Fleet::doubts);
+            switches.push(intake_switch(&config, switch, wanted, hearing, live.ongoing.clone(), doubts));
             let (settings, configured) = watch::channel(link(switch));
             links.push(settings);
             let beat = pulse.join(format!("switch {}", switch.name));
@@ -331,6 +333,7 @@ fn intake_switch(
     wanted: mpsc::Sender<Ask>,
     hearing: Hearing,
     ongoing: Ongoing,
+    doubts: Option<Doubts>,
 ) -> intake::Switch {
     intake::Switch {
         name: switch.name.to_string(),
@@ -341,6 +344,7 @@ fn intake_switch(
         hearing,
         missed: vec![],
         ongoing,
+        doubts,
     }
 }
 

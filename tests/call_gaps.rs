@@ -1,6 +1,6 @@
 //! Whatever stretch of a recording goes unheard, and the switch is asked behind it: nothing is told of a call that
-//! there was not, and what is told begins and ends, each once. In memory: the model, and a switch's answers made
-//! from what each leg said last.
+//! there was not, what is told begins and ends, each once, and where it differs from what happened, that is known to be in
+//! doubt. In memory: the model, and a switch's answers made from what each leg said last.
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 mod common;
@@ -10,8 +10,9 @@ mod truth;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use common::stream::settings;
+use common::stream::{Stream, settings};
 use freeswitch_zammad::call::tracker::{FAILOVER_MAX, Output, Settings, Tracker};
+use freeswitch_zammad::cti::event::What;
 use freeswitch_zammad::esl::event::Event;
 use freeswitch_zammad::sim::recording::Recording;
 use freeswitch_zammad::time::UnixMillis;
@@ -42,6 +43,18 @@ fn whatever_goes_unheard_no_call_is_made_up_and_each_ends_once() {
     assert!(tried > 20_000, "only {tried} gaps");
     let shown: Vec<_> = wrong.iter().take(40).cloned().collect();
     assert!(wrong.is_empty(), "{} of {tried}:\n{}", wrong.len(), shown.join("\n"));
+}
+
+#[test]
+fn a_call_that_only_another_leg_tells_of_is_in_doubt() {
+    // Who had answered the caller before nobody knows; the phone that is rung now was heard from its beginning.
+    let mut s = Stream::new();
+    let caller = s.unheard(&Stream::caller_headers("sofia/external/x", "+4915112345678", "+49305551001"));
+    let phone = s.rings(Some(caller), "1001");
+    s.talk(caller, phone);
+    s.bye(caller);
+    let told: Vec<(&str, bool)> = s.news.iter().map(|news| (news.event.what.name(), news.in_doubt)).collect();
+    assert_eq!(told, [("newCall", true), ("answer", true), ("hangup", true)]);
 }
 
 /// A recording, ready to be cut anywhere.
@@ -84,6 +97,7 @@ impl Gaps {
                 events.iter().filter(|e| e.name() == "CHANNEL_CREATE" && call.row.direction == "out");
             let trunks = trunks.filter(|e| e.header("Caller-Destination-Number") == dialled);
             let ids = trunks.filter_map(|e| e.header("Unique-ID")).chain([call.id.clone()]).collect();
+            assert!(call.told.iter().all(|(_, news)| !news.in_doubt), "{}: all of it was heard", call.id);
             (call, ids)
         });
         Self {
@@ -101,6 +115,7 @@ impl Gaps {
         for heard in &self.events[..from] {
             hear(&mut tracker, heard);
         }
+        tracker.missed_some();
         let mut live = self.live(to);
         let asked = (to + late).min(self.events.len());
         let ending = |leg: &str| {
@@ -126,10 +141,16 @@ impl Gaps {
         }
         tracker.handle_timeout(T0.after(FAILOVER_MAX));
         let mut told: BTreeMap<String, Vec<&'static str>> = BTreeMap::new();
+        let mut sure: BTreeMap<String, Vec<What>> = BTreeMap::new();
         while let Some(output) = tracker.poll_output() {
             match output {
                 Output::News(news) => {
-                    told.entry(news.event.call_id.to_string()).or_default().push(news.event.what.name());
+                    let id = news.event.call_id.to_string();
+                    told.entry(id.clone()).or_default().push(news.event.what.name());
+                    sure.entry(id.clone()).or_default().push(news.event.what.clone());
+                    if matches!(news.event.what, What::Hangup { .. }) && news.in_doubt {
+                        sure.remove(&id);
+                    }
                 }
                 Output::UnknownCause(_) | Output::Note { .. } => {}
             }
@@ -154,6 +175,14 @@ impl Gaps {
                 || count("hangup") != 1
             {
                 wrong.push(format!("{id} is told as {events:?}"));
+            }
+        }
+        // What another may know better is told as such.
+        for (id, events) in sure {
+            let truth = self.calls.iter().find(|(call, _)| call.id == id);
+            let right = truth.map(|(call, _)| call.told.iter().map(|(_, news)| news.event.what.clone()));
+            if right.is_some_and(|right| !right.eq(events.iter().cloned())) {
+                wrong.push(format!("{id} is told without a doubt as {events:?}"));
             }
         }
         // What was heard to begin, or still went on when the switch was asked, is told; so must be the leg that dialled.

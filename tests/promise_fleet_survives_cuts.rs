@@ -103,7 +103,7 @@ async fn calls_of_a_node_that_does_not_reach_zammad_are_told_by_another_meanwhil
     compare(&fleet.road, &scenes);
     in_order(&fleet.road.zammad.requests());
     // It takes part again.
-    fleet.mend(0, Peer::Zammad).await;
+    fleet.mend(0, Peer::Zammad);
     fleet.nodes[0].shows("it reaches Zammad", |status| status["zammads"][0]["link"] == "up").await;
 }
 
@@ -124,7 +124,7 @@ async fn what_was_given_up_in_a_cut_does_not_arrive_after_it() {
     fleet.cut(0, Peer::Zammad);
     rest.iter().for_each(|event| fleet.send(event));
     fleet.nodes[0].shows("Zammad is away", |status| status["zammads"][0]["link"] == "away").await;
-    fleet.mend(0, Peer::Zammad).await;
+    fleet.mend(0, Peer::Zammad);
     fleet.road.all_ended(1).await;
     // Within this time the kernel would have sent it again.
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -135,6 +135,79 @@ async fn what_was_given_up_in_a_cut_does_not_arrive_after_it() {
         bodies.len() == 1 && !bodies[0].contains("answeringNumber"),
         "a repeated answer opens no screen: {bodies:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_a_call_ended_is_for_who_heard_all_of_it_to_say() {
+    let test = "how_a_call_ended_is_for_who_heard_all_of_it_to_say";
+    if !postgres::is_there() || !hosts::is_inside(test) {
+        return;
+    }
+    let mut fleet = Fleet::start(2, Rng::with_seed(1)).await;
+    let names = ["in_answered_caller_hangs_up", "in_answered_callee_hangs_up", "in_busy_486"];
+    let scenes: Vec<Scene> =
+        scenes(&fleet.road, "captures").into_iter().filter(|scene| names.contains(&&*scene.name)).collect();
+    let of = |name: &str| scenes.iter().find(|scene| scene.name == name).unwrap().recording.events();
+    let first = |events: &[Event], name: &str| events.iter().position(|event| event.name() == name).unwrap();
+    let [missed, half_missed, heard] = names.map(of);
+    let (missed, missed_rest) = missed.split_at(first(missed, "CHANNEL_ANSWER"));
+    let (half_missed, half_rest) = half_missed.split_at(first(half_missed, "CHANNEL_ANSWER"));
+    let last = half_rest.iter().rposition(|event| event.name() == "CHANNEL_HANGUP_COMPLETE").unwrap();
+    let (half_rest, end) = half_rest.split_at(last);
+    let calls_at = |status: &serde_json::Value| status["calls"]["going_on"].as_u64();
+
+    missed.iter().chain(half_missed).for_each(|event| fleet.send(event));
+    fleet.nodes[0].shows("they begin", |status| calls_at(status) == Some(2)).await;
+    emptied(&fleet.server.url()).await;
+    // One node misses both answers, and one end; the other hears all and can bring nothing.
+    fleet.cut(0, Peer::Switch);
+    fleet.nodes[0].shows("it is cut off", |status| status["switches"][0]["listening"] == false).await;
+    fleet.cut(1, Peer::Postgres);
+    missed_rest.iter().chain(half_rest).for_each(|event| fleet.send(event));
+    fleet.nodes[1].shows("it hears one end", |status| calls_at(status) == Some(1)).await;
+    fleet.mend(0, Peer::Switch);
+    fleet.nodes[0].shows("it finds one over", |status| calls_at(status) == Some(1)).await;
+    end.iter().for_each(|event| fleet.send(event));
+    fleet.nodes[0].shows("it hears the other end", |status| calls_at(status) == Some(0)).await;
+    // What it heard all of is told meanwhile.
+    heard.iter().for_each(|event| fleet.send(event));
+    fleet.road.all_ended(1).await;
+    let ended = fleet.road.zammad.log().into_iter().filter(|row| row.state == "hangup");
+    let ended: Vec<Option<String>> = ended.map(|row| row.comment).collect();
+    assert_eq!(ended, [Some("busy".to_owned())]);
+    fleet.mend(1, Peer::Postgres);
+    fleet.road.all_ended(3).await;
+    compare(&fleet.road, &scenes);
+    in_order(&fleet.road.zammad.requests());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_is_not_over_because_a_node_that_is_cut_off_hears_no_more_of_it() {
+    let test = "a_call_is_not_over_because_a_node_that_is_cut_off_hears_no_more_of_it";
+    if !postgres::is_there() || !hosts::is_inside(test) {
+        return;
+    }
+    let mut fleet = Fleet::start(2, Rng::with_seed(1)).await;
+    let mut scenes = scenes(&fleet.road, "captures");
+    scenes.retain(|scene| scene.name == "out_second_trunk_attempt");
+    let events = scenes[0].recording.events();
+    let first_trunk = events.iter().position(|event| event.name() == "CHANNEL_DESTROY").unwrap();
+    let (begin, rest) = events.split_at(first_trunk);
+    begin.iter().for_each(|event| fleet.send(event));
+    for node in &fleet.nodes {
+        node.has_heard(&fleet.sent).await;
+    }
+    emptied(&fleet.server.url()).await;
+    fleet.cut(0, Peer::Switch);
+    fleet.nodes[0].shows("it is cut off", |status| status["switches"][0]["listening"] == false).await;
+    fleet.cut(1, Peer::Postgres);
+    rest.iter().for_each(|event| fleet.send(event));
+    // That another trunk was tried it has not heard.
+    fleet.nodes[0].shows("it waits no longer", |status| status["calls"]["going_on"] == 0).await;
+    fleet.mend(1, Peer::Postgres);
+    fleet.road.all_ended(1).await;
+    compare(&fleet.road, &scenes);
+    in_order(&fleet.road.zammad.requests());
 }
 
 /// Calls of which an answer went without who it was, as one does that may have arrived before.
@@ -174,8 +247,6 @@ struct Fleet {
     /// Never cut off from the switch: somebody must have heard how a call really went.
     witness: usize,
     cuts: BTreeSet<(usize, Peer)>,
-    /// Nodes that are to hear the switch again when the calls that go on are over.
-    hear_again: Vec<usize>,
     sent: Sent,
     rng: Rng,
 }
@@ -208,16 +279,7 @@ impl Fleet {
             node.start(&road).await;
         }
         let witness = rng.usize(..nodes.len());
-        Self {
-            server,
-            road,
-            nodes,
-            witness,
-            cuts: BTreeSet::new(),
-            hear_again: vec![],
-            sent: Sent::new(),
-            rng,
-        }
+        Self { server, road, nodes, witness, cuts: BTreeSet::new(), sent: Sent::new(), rng }
     }
 
     /// Returns once the witness has heard it. Before the event of this number something happens.
@@ -229,9 +291,6 @@ impl Fleet {
             self.send(event);
         }
         self.nodes[self.witness].has_heard(&self.sent).await;
-        for node in std::mem::take(&mut self.hear_again) {
-            self.mend(node, Peer::Switch).await;
-        }
     }
 
     fn send(&mut self, event: &Event) {
@@ -241,6 +300,7 @@ impl Fleet {
     }
 
     async fn mishap(&mut self) {
+        self.witness_brings_all().await;
         let node = self.rng.usize(..NODES);
         let some = |rng: &mut Rng| Peer::ALL.into_iter().filter(|_| rng.bool()).collect::<Vec<_>>();
         match self.rng.u8(0..10) {
@@ -254,13 +314,22 @@ impl Fleet {
             }
             6..9 => {
                 let ended = self.cuts.iter().copied().nth(self.rng.usize(..=self.cuts.len()));
-                self.end(ended.into_iter().collect()).await;
+                ended.into_iter().for_each(|(node, peer)| self.mend(node, peer));
             }
-            _ => self.end(self.cuts.iter().copied().collect()).await,
+            _ => self.cuts.clone().into_iter().for_each(|(node, peer)| self.mend(node, peer)),
         }
         // Past a lease, a request, a switch's heartbeat, or none of it.
         let wait = [0, 0, 700, 1_500, 2_500, 5_500][self.rng.usize(..6)];
         tokio::time::sleep(Duration::from_millis(wait)).await;
+    }
+
+    /// What others say of a call whose answer they have missed waits no longer than `doubts::WAIT`.
+    async fn witness_brings_all(&mut self) {
+        if self.cuts.contains(&(self.witness, Peer::Postgres)) {
+            self.mend(self.witness, Peer::Postgres);
+            let brought = |status: &serde_json::Value| status["queue"]["waiting"] == 0;
+            self.nodes[self.witness].shows("the witness has brought all", brought).await;
+        }
     }
 
     fn cut(&mut self, node: usize, peer: Peer) {
@@ -269,28 +338,7 @@ impl Fleet {
         }
     }
 
-    /// A node that hears the switch again in the middle of a call may know less of it than the others, and be the first to say
-    /// how it ended: that is waited for.
-    async fn end(&mut self, cuts: Vec<(usize, Peer)>) {
-        for (node, peer) in cuts {
-            match peer {
-                Peer::Switch => self.hear_again.push(node),
-                Peer::Zammad | Peer::Postgres => self.mend(node, peer).await,
-            }
-        }
-    }
-
-    /// What a node that has missed something would make of a call, the others have brought before it can.
-    async fn mend(&mut self, node: usize, peer: Peer) {
-        if peer == Peer::Switch {
-            let witness = self.witness;
-            if self.cuts.remove(&(witness, Peer::Postgres)) {
-                hosts::mend(witness, Peer::Postgres);
-            }
-            self.nodes[witness].has_heard(&self.sent).await;
-            let shipped = |status: &serde_json::Value| status["queue"]["waiting"] == 0;
-            self.nodes[witness].shows("the witness has brought all", shipped).await;
-        }
+    fn mend(&mut self, node: usize, peer: Peer) {
         if self.cuts.remove(&(node, peer)) {
             hosts::mend(node, peer);
         }
@@ -299,7 +347,7 @@ impl Fleet {
     /// Returns once every node has caught up with its switch.
     async fn mend_all(&mut self) {
         for (node, peer) in self.cuts.clone() {
-            self.mend(node, peer).await;
+            self.mend(node, peer);
         }
         let mended = freeswitch_zammad::edge::clock::now();
         for node in &self.nodes {

@@ -16,7 +16,10 @@ use std::time::Duration;
 
 use freeswitch_zammad::config::{Config, OutboxConfig};
 use freeswitch_zammad::daemon::Daemon;
+use freeswitch_zammad::edge::{clock, doubts, ongoing};
+use freeswitch_zammad::sim::recording::Recording;
 use freeswitch_zammad::sim::switch::{Connection, Pace};
+use freeswitch_zammad::time::UnixMillis;
 use futures_util::future::join_all;
 use postgres::{Server, emptied, rows};
 use road::{Road, drained, until, within};
@@ -156,9 +159,69 @@ async fn either_of_a_pair_can_be_newer_and_what_the_older_has_heard_waits_in_its
     older.daemon.stop().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ending_that_nobody_heard_is_told_when_others_had_time_to() {
+    if !postgres::is_there() {
+        return;
+    }
+    let db = postgres::database().await;
+    let road = Road::new();
+    let Node { daemon, config, _dir } = Node::start(&road, &db, "a").await;
+    let scenes = scenes(&road, "captures");
+    let of = |name: &str| &scenes.iter().find(|scene| scene.name == name).unwrap().recording;
+    let missed = of("in_answered_caller_hangs_up");
+    let restarted = clock::now();
+    let daemon = misses_the_end(&road, daemon, config, missed).await;
+    let found = clock::now();
+    // What was heard whole does not wait behind it.
+    road.play(of("in_busy_486")).await;
+    road.all_ended(1).await;
+    let first = road.zammad.log().into_iter().find(|row| row.state == "hangup").unwrap();
+    assert_eq!(first.comment.as_deref(), Some("busy"));
+    road.all_ended(2).await;
+    let told = clock::now();
+    let client = postgres::connect(&db).await;
+    let happened = "SELECT happened_ms FROM outbox_event WHERE step = 2 ORDER BY happened_ms LIMIT 1";
+    let happened: i64 = client.query_one(happened, &[]).await.unwrap().get(0);
+    let happened = UnixMillis(happened.try_into().unwrap());
+    assert!((restarted..=found).contains(&happened), "it is said to have been when it was found");
+    assert!(told.since(happened) >= doubts::WAIT, "only {:?}", told.since(happened));
+    drained(daemon.store()).await;
+    daemon.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_an_outbox_an_ending_that_was_not_heard_is_told_at_once() {
+    let road = Road::new();
+    let daemon = road.daemon().await;
+    let scenes = scenes(&road, "captures");
+    let missed = scenes.iter().find(|scene| scene.name == "in_answered_caller_hangs_up").unwrap();
+    let daemon = misses_the_end(&road, daemon, road.config(), &missed.recording).await;
+    let found = clock::monotonic();
+    road.all_ended(1).await;
+    assert!(found.elapsed() < doubts::WAIT);
+    daemon.stop().await.unwrap();
+}
+
+/// Is stopped in the middle of a call, and finds it over when it is back.
+async fn misses_the_end(road: &Road, daemon: Daemon, config: Config, call: &Recording) -> Daemon {
+    listening(road, 1).await;
+    let answered = call.events().iter().position(|event| event.name() == "CHANNEL_ANSWER").unwrap();
+    let (begin, end) = call.events().split_at(answered);
+    begin.iter().for_each(|event| drop(road.switch.send(event)));
+    until("it begins", || road.zammad.log().len() == 1).await;
+    drained(daemon.store()).await;
+    daemon.stop().await.unwrap();
+    end.iter().for_each(|event| drop(road.switch.send(event)));
+    let daemon = Daemon::start(config).await.unwrap();
+    until("it finds it over", || ongoing::lock(&daemon.live().ongoing).is_empty()).await;
+    daemon
+}
+
 /// A daemon with a store of its own.
 struct Node {
     daemon: Daemon,
+    config: Config,
     _dir: TempDir,
 }
 
@@ -169,7 +232,7 @@ impl Node {
         config.state_dir = dir.path().to_owned();
         let server = db.parse().unwrap();
         config.outbox = Some(OutboxConfig { server, node: name.into(), lease: LEASE });
-        Self { daemon: Daemon::start(config).await.unwrap(), _dir: dir }
+        Self { daemon: Daemon::start(config.clone()).await.unwrap(), config, _dir: dir }
     }
 }
 

@@ -183,6 +183,23 @@ impl Book {
         self.changed.insert(family);
     }
 
+    /// Something of any family may have gone unheard. Walks over all: for what happens once per connection.
+    pub(super) fn doubt_all(&mut self) {
+        self.families.values_mut().for_each(|family| family.in_doubt = true);
+    }
+
+    /// Something of this leg's family has gone unheard.
+    pub(super) fn doubt(&mut self, key: LegKey) {
+        let family = self.leg(key).map(|leg| leg.family);
+        if let Some(family) = family.and_then(|family| self.families.get_mut(&family)) {
+            family.in_doubt = true;
+        }
+    }
+
+    pub(super) fn is_in_doubt(&self, family: FamilyKey) -> bool {
+        self.families.get(&family).is_some_and(|family| family.in_doubt)
+    }
+
     /// Forgets legs that ended long enough ago.
     pub(super) fn expire(&mut self, now: UnixMillis) {
         while let Some((at, key)) = self.ended.first().copied()

@@ -107,4 +107,6 @@ pub struct Family {
     pub legs: BTreeSet<LegKey>,
     /// Calls that are not over.
     pub calls: BTreeSet<CallId>,
+    /// Something of it may have gone unheard.
+    pub in_doubt: bool,
 }

@@ -78,6 +78,8 @@ pub struct News {
     pub at: UnixMillis,
     /// The call had been answered before, by a person or the mailbox.
     pub answered: bool,
+    /// Something of its call may have gone unheard here: another listener may know better.
+    pub in_doubt: bool,
 }
 
 /// What comes out.
@@ -229,6 +231,13 @@ impl Tracker {
     #[must_use]
     pub fn family_of(&self, leg: &str) -> Option<FamilyKey> {
         self.book.find(leg).and_then(|key| self.book.leg(key)).map(|leg| leg.family)
+    }
+
+    /// Something of all that is known may have gone unheard until now. It changes nothing in what is told, but is told
+    /// with it: [`News::in_doubt`]. So is whatever is told of a leg whose creation was not heard. Not remembered over a
+    /// restart, which is a gap itself.
+    pub fn missed_some(&mut self) {
+        self.book.doubt_all();
     }
 
     /// The switch does not know this leg any more: it ended unheard.

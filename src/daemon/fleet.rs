@@ -11,6 +11,7 @@ use crate::edge::accept::Accepted;
 use crate::edge::claims::{self, Claims, ShareState};
 use crate::edge::control::{Live, Outbox};
 use crate::edge::desk::Desk;
+use crate::edge::doubts::Doubts;
 use crate::edge::drain::{self, Order};
 use crate::edge::fleet::{FleetState, Lookout};
 use crate::edge::shipper::{self, Shipper, ShipperState};
@@ -24,6 +25,7 @@ pub(super) struct Fleet {
     /// Where word of newly accepted events goes.
     to_ship: mpsc::Sender<Accepted>,
     told: watch::Sender<FleetState>,
+    doubts: Doubts,
 }
 
 /// How this node reaches the outbox; `id` tells it from others of its name.
@@ -58,12 +60,25 @@ pub(super) fn join(
     let node = outbox.node.clone();
     live.outbox = Some(Outbox { node, shipper: shown, shares: vec![], fleet, desk });
     let (settings_of, beat) = (Arc::clone(&settings), live.pulse.join("shipper"));
-    let shipper = Shipper { store: store.clone(), settings: settings_of, accepted, state, beat };
+    let doubts = Doubts::default();
+    let shipper = Shipper {
+        store: store.clone(),
+        settings: settings_of,
+        accepted,
+        doubts: doubts.clone(),
+        state,
+        beat,
+    };
     tasks.spawn(shipper.run(stop.clone()));
-    Ok(Some(Fleet { settings, to_ship, told }))
+    Ok(Some(Fleet { settings, to_ship, told, doubts }))
 }
 
 impl Fleet {
+    /// Where endings are noted that another node may know better.
+    pub(super) fn doubts(&self) -> Doubts {
+        self.doubts.clone()
+    }
+
     /// Begins to look over the fleet, once all of this node is there to be told of.
     pub(super) fn watch(self, store: &Store, live: &Live, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
         let Some(Outbox { desk, .. }) = &live.outbox else { return };

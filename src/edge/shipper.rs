@@ -1,15 +1,18 @@
-//! Brings what is in this node's store into the shared outbox, in order. While the outbox is away the store keeps it.
+//! Brings what is in this node's store into the shared outbox, in order, but for endings [in doubt](super::doubts). While the
+//! outbox is away the store keeps it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::accept::Accepted;
 use super::clock;
+use super::doubts::Doubts;
 use super::drain::Order;
 use super::pulse::Beat;
 use crate::outbox::{Link, OutboxError, Settings};
@@ -47,6 +50,8 @@ pub struct Shipper {
     pub settings: Arc<Settings>,
     /// Word of newly accepted events.
     pub accepted: mpsc::Receiver<Accepted>,
+    /// Endings that wait for other nodes' accounts of them.
+    pub doubts: Doubts,
     /// For status.
     pub state: watch::Sender<ShipperState>,
     /// Where it notes that it moves.
@@ -56,7 +61,7 @@ pub struct Shipper {
 impl Shipper {
     /// Runs until cancelled. What has not gone by then waits in the store.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { store, settings, mut accepted, state, beat } = self;
+        let Self { store, settings, mut accepted, doubts, state, beat } = self;
         let news = Arc::new(Notify::new());
         let heard = Arc::clone(&news);
         // Also while the outbox is away: nobody who accepts events waits for it.
@@ -66,19 +71,19 @@ impl Shipper {
             }
         }));
         let mut link = Link::new(settings);
-        let (mut failures, mut from) = (0, Seq(0));
+        let (mut failures, mut place) = (0, Place { from: Seq(0), waiting: None });
         loop {
             beat.moved();
             let shipping = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                shipping = beat.through(ship(&store, &mut link, from)) => shipping,
+                shipping = beat.through(ship(&store, &mut link, &doubts, &mut place)) => shipping,
             };
             let (pause, awake) = match shipping {
-                Ok(Shipped { new, all, next }) => {
-                    (failures, from) = (0, next);
+                Ok(Shipped { new, all, read }) => {
+                    failures = 0;
                     took(&state, new, all);
-                    (if all > 0 { Duration::ZERO } else { LOOK }, true)
+                    (if read > 0 { Duration::ZERO } else { LOOK }, true)
                 }
                 Err(why) => {
                     failed(&state, &why);
@@ -123,13 +128,35 @@ fn failed(state: &watch::Sender<ShipperState>, why: &Failed) {
     });
 }
 
+/// Where it is in the store.
+struct Place {
+    /// The first position that has not been read, or has not gone.
+    from: Seq,
+    /// Behind it something waits: until when the first does, and the first position of any.
+    waiting: Option<(Instant, Seq)>,
+}
+
+impl Place {
+    /// What has waited long enough is read again, and all behind it.
+    fn look_back(&mut self, now: Instant) {
+        if let Some((_, seq)) = self.waiting.take_if(|(until, _)| *until <= now) {
+            self.from = self.from.min(seq);
+        }
+    }
+
+    fn leave(&mut self, seq: Seq, until: Instant) {
+        let (first, from) = self.waiting.unwrap_or((until, seq));
+        self.waiting = Some((first.min(until), from.min(seq)));
+    }
+}
+
 struct Shipped {
     /// Events that were not there yet.
     new: u64,
     /// Events that are there now.
     all: u64,
-    /// The first position that has not gone.
-    next: Seq,
+    /// Events that were read, those that wait included.
+    read: usize,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -140,23 +167,32 @@ enum Failed {
     Store(#[from] StoreError),
 }
 
-/// The next events, from this position on. In the store they are over only when they are in the outbox.
-async fn ship(store: &Store, link: &mut Link, from: Seq) -> Result<Shipped, Failed> {
-    let reader = store.clone();
+/// The next events, but those in doubt. In the store they are over only when they are in the outbox.
+async fn ship(store: &Store, link: &mut Link, doubts: &Doubts, place: &mut Place) -> Result<Shipped, Failed> {
+    doubts.expire();
+    place.look_back(clock::monotonic());
+    let (reader, from) = (store.clone(), place.from);
     let damaged = |seq: Seq, _: &StoreError| {
         warn!(name: "event_unshippable", seq = seq.0, "an event in the queue is damaged and cannot be shipped");
     };
-    let read = tokio::task::spawn_blocking(move || reader.readable_from(from, BATCH, damaged)).await;
+    let reading = tokio::task::spawn_blocking(move || reader.readable_from(from, BATCH, damaged)).await;
     // Older events that are still being taken in go before those that are accepted meanwhile.
-    let Stretch { rows, next, more_to_come: _ } = read.unwrap_or(Err(StoreError::Closed))?;
+    let Stretch { mut rows, next, more_to_come: _ } = reading.unwrap_or(Err(StoreError::Closed))?;
+    let read = rows.len();
+    rows.retain(|(seq, event)| {
+        let until = doubts.until(&event.id);
+        until.inspect(|until| place.leave(*seq, *until)).is_none()
+    });
     if rows.is_empty() {
-        return Ok(Shipped { new: 0, all: 0, next });
+        place.from = next;
+        return Ok(Shipped { new: 0, all: 0, read });
     }
     let new = link.ship(&rows).await?;
     let at = clock::now();
     let over = |(seq, _): &(Seq, Pending)| Settle::Delivered { seq: *seq, at, note: Some(NOTE.to_owned()) };
     store.settle(rows.iter().map(over).collect()).await?;
-    Ok(Shipped { new, all: rows.len() as u64, next })
+    place.from = next;
+    Ok(Shipped { new, all: rows.len() as u64, read })
 }
 
 /// Orders about rows of the store mean nothing to a drain of the shared outbox, whose positions are its own; those about
@@ -171,5 +207,29 @@ pub async fn pass_on(mut orders: mpsc::Receiver<Order>, drain: mpsc::Sender<Orde
             }
             Order::Revived(_) | Order::Removed(_) | Order::Held(..) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_come_back_to_when_the_first_has_waited() {
+        let now = clock::monotonic();
+        let s = Duration::from_secs;
+        let mut place = Place { from: Seq(90), waiting: None };
+        place.look_back(now);
+        for (seq, wait) in [(20, 15), (40, 9), (10, 18)] {
+            place.leave(Seq(seq), now + s(wait));
+        }
+        place.look_back(now + s(8));
+        assert_eq!(place.from, Seq(90));
+        place.look_back(now + s(9));
+        assert_eq!((place.from, place.waiting), (Seq(10), None));
+        // The outbox took nothing: nothing is passed over.
+        place.leave(Seq(20), now + s(15));
+        place.look_back(now + s(15));
+        assert_eq!(place.from, Seq(10));
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct Stream {
     pub(crate) now: UnixMillis,
     pub(crate) notes: Vec<String>,
     legs: Vec<Vec<(String, String)>>,
-    news: Vec<News>,
+    pub(crate) news: Vec<News>,
 }
 
 impl Stream {

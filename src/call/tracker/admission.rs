@@ -54,6 +54,9 @@ impl Tracker {
             .is_some_and(|before| before.core != leg.core);
         let side = leg.side;
         self.book.add(key, leg);
+        if event.name() != Name::ChannelCreate {
+            self.book.doubt(key);
+        }
         self.note(key, || format!("{side}: {mark}"));
         self.place(key, created, at);
         self.bound(key, at);
@@ -207,6 +210,7 @@ impl Tracker {
         leg.within = (leg.side == Side::Outside).then(|| call_id(&leg));
         let side = leg.side;
         self.book.add(key, leg);
+        self.book.doubt(key);
         self.note(key, || format!("{side}, probably: {}", Mark::Hearsay));
         self.bound(key, at);
         Some(key)

@@ -481,6 +481,7 @@ impl Tracker {
             zammad,
             at,
             answered,
+            in_doubt: self.book.is_in_doubt(family),
         }));
     }
 
