@@ -74,9 +74,16 @@ pub struct Client {
     http: reqwest::Client,
     url: reqwest::Url,
     rest_token: Option<String>,
+    timeout: Duration,
 }
 
 impl Client {
+    /// How long one request takes at most.
+    #[must_use]
+    pub const fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// `url` is the whole endpoint with its token, `timeout` covers one request from connect to the last byte.
     pub fn new(url: &str, tls: &Tls, timeout: Duration) -> Result<Self, ClientError> {
         // Fails only if it was installed before, which is what we want.
@@ -97,7 +104,7 @@ impl Client {
         let builder = match tls {
             // reqwest reads the system's roots even for what it never encrypts, and makes no client without any.
             Tls::System => match (builder.build(), url.scheme()) {
-                (Ok(http), _) => return Ok(Self { http, url, rest_token: None }),
+                (Ok(http), _) => return Ok(Self { http, url, rest_token: None, timeout }),
                 (Err(_), "http") => plain().tls_certs_only([]),
                 (Err(why), _) => return Err(ClientError::NoRoots(deepest(&why))),
             },
@@ -114,7 +121,7 @@ impl Client {
             }
         };
         let http = builder.build().map_err(setup)?;
-        Ok(Self { http, url, rest_token: None })
+        Ok(Self { http, url, rest_token: None, timeout })
     }
 
     /// The same client, which may also look into the caller log: a token of a user who may see it.

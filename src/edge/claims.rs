@@ -61,6 +61,7 @@ pub struct Share {
     table: Arc<Mutex<Table>>,
     room: Arc<Notify>,
     settles: mpsc::UnboundedSender<Job>,
+    lease: Duration,
 }
 
 struct Job {
@@ -71,10 +72,11 @@ struct Job {
 }
 
 impl Share {
-    /// Whether an event is this node's to send, for as long as a request may take to begin.
+    /// Whether an event is this node's to send, by a request that may take so long: until then no other node has it. With
+    /// less than half of the lease left none is begun, however long it may take.
     #[must_use]
-    pub fn holds(&self, seq: Seq) -> bool {
-        lock(&self.table).holds(seq.0, clock::monotonic())
+    pub fn holds(&self, seq: Seq, request: Duration) -> bool {
+        lock(&self.table).holds(seq.0, clock::monotonic() + request.min(self.lease / 2))
     }
 
     /// Lets go of an event's call, because it could not be sent in time; all of its events, which are handed out anew if the
@@ -170,7 +172,8 @@ impl Claims {
         let table = Arc::new(Mutex::new(Table::default()));
         let (settles, jobs) = mpsc::unbounded_channel();
         let room = Arc::new(Notify::new());
-        let share = Share { table: Arc::clone(&table), room: Arc::clone(&room), settles };
+        let lease = self.settings.lease;
+        let share = Share { table: Arc::clone(&table), room: Arc::clone(&room), settles, lease };
         let recorder = Recorder {
             zammad: self.zammad.clone(),
             link: Link::new(Arc::clone(&self.settings)),
@@ -383,5 +386,53 @@ impl Claims {
             *state = next;
             changed
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cti::event::{CallId, Direction, Event, What};
+    use crate::store::Pending;
+    use crate::time::UnixMillis;
+
+    #[test]
+    fn a_request_is_begun_only_if_it_is_over_before_the_lease_is() {
+        let (settles, _) = mpsc::unbounded_channel();
+        let table = Arc::new(Mutex::new(Table::default()));
+        let lease = Duration::from_secs(30);
+        let share = Share { table: Arc::clone(&table), room: Arc::default(), settles, lease };
+        lock(&table).claim(&[Claimed { call_id: "c".into(), fence: 1 }]);
+        let seq = lock(&table).take(vec![newcall()]).0[0].0;
+        let left = |seconds| lock(&table).until = Some(clock::monotonic() + Duration::from_secs(seconds));
+        left(12);
+        assert!(share.holds(seq, Duration::from_secs(10)));
+        left(8);
+        assert!(!share.holds(seq, Duration::from_secs(10)));
+        // A request that may outlast every lease is begun with a fresh one.
+        left(20);
+        assert!(share.holds(seq, Duration::from_mins(5)));
+        left(12);
+        assert!(!share.holds(seq, Duration::from_mins(5)));
+    }
+
+    fn newcall() -> Pending {
+        Pending {
+            id: "c/newCall".into(),
+            zammad: "main".into(),
+            switch: "pbx".into(),
+            event: Event {
+                call_id: CallId::new("c"),
+                direction: Direction::In,
+                from: String::new(),
+                to: String::new(),
+                what: What::NewCall { user: None, queue: None },
+            },
+            happened: UnixMillis(1),
+            answered: false,
+            attempt: None,
+            held: false,
+            restored: false,
+        }
     }
 }

@@ -287,7 +287,7 @@ impl Drain {
                             Err(Unrecorded::Lost) => return Finished::NotOurs(seq),
                         }
                     }
-                    if !source.holds(Seq(seq)) {
+                    if !source.holds(Seq(seq), client.timeout()) {
                         return Finished::NotOurs(seq);
                     }
                     let begun = clock::monotonic();

@@ -1,6 +1,7 @@
 //! Where a drain's events are, and where what became of them is recorded.
 
 use std::fmt;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
@@ -48,12 +49,12 @@ impl Source {
         }
     }
 
-    /// Whether an event is still this node's to send.
+    /// Whether an event is still this node's to send, by a request that may take so long.
     #[must_use]
-    pub fn holds(&self, seq: Seq) -> bool {
+    pub fn holds(&self, seq: Seq, request: Duration) -> bool {
         match self {
             Self::Own(_) => true,
-            Self::Shared(share) => share.holds(seq),
+            Self::Shared(share) => share.holds(seq, request),
         }
     }
 
