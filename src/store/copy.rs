@@ -13,8 +13,6 @@ use super::sled::{Changes, Disk, Tree};
 
 /// Rows copied at once: some milliseconds, which the next group waits.
 const SLICE: usize = 200;
-/// Fewest rows in a leaf, mostly.
-const LEAF: usize = 8;
 /// Slices between two syncs: sled keeps in memory what the disk has not taken yet.
 const SYNC_EVERY: u32 = 16;
 
@@ -41,8 +39,7 @@ impl Copy {
     /// Copies some rows of `from`; whether there are more.
     pub(super) fn some_rows(&mut self, from: &Disk) -> Result<bool, StoreError> {
         let (tree, key) = &self.next;
-        let rows = from.page(*tree, key, SLICE)?;
-        rows.iter().step_by(LEAF).try_for_each(|(key, _)| from.pass(*tree, key))?;
+        let rows = from.walk(*tree, key, SLICE)?;
         match rows.last() {
             Some((last, _)) => {
                 // The very next key.

@@ -207,7 +207,7 @@ impl Store {
     /// [`Damaged`](StoreError::Damaged) names the row, if it is the first: a page ends before a damaged row, and
     /// the one behind it begins at the next position. [`Io`](StoreError::Io), [`Closed`](StoreError::Closed).
     pub fn pending_from(&self, from: Seq, limit: usize) -> Result<Vec<(Seq, Pending)>, StoreError> {
-        self.page(from, limit)
+        self.page(from, limit, Disk::walk)
     }
 
     /// As [`Store::pending_from`], past damaged rows, of each of which `damaged` is told; and never past events that are
@@ -226,7 +226,7 @@ impl Store {
         let within = |seq: Seq| end.is_none_or(|end| seq < end);
         let mut next = from;
         loop {
-            match self.pending_from(next, limit) {
+            match self.page(next, limit, Disk::page) {
                 Ok(mut rows) => {
                     rows.retain(|(seq, _)| within(*seq));
                     let next = rows.last().map_or(next, |(last, _)| Seq(last.0 + 1));
@@ -287,7 +287,7 @@ impl Store {
     /// # Errors
     /// As [`Store::pending_from`].
     pub fn oldest_pending(&self) -> Result<Option<(Seq, Pending)>, StoreError> {
-        Ok(self.page(Seq(0), 1)?.pop())
+        Ok(self.page(Seq(0), 1, Disk::page)?.pop())
     }
 
     /// Up to `limit` dead letters from position `from` on, in order. Blocks.
@@ -295,7 +295,7 @@ impl Store {
     /// # Errors
     /// As [`Store::pending_from`].
     pub fn dead_from(&self, from: Seq, limit: usize) -> Result<Vec<(Seq, Dead)>, StoreError> {
-        self.page(from, limit)
+        self.page(from, limit, Disk::walk)
     }
 
     /// Up to `limit` delivered events from position `from` on, in order. Blocks.
@@ -303,7 +303,7 @@ impl Store {
     /// # Errors
     /// As [`Store::pending_from`].
     pub fn delivered_from(&self, from: Seq, limit: usize) -> Result<Vec<(Seq, Delivered)>, StoreError> {
-        self.page(from, limit)
+        self.page(from, limit, Disk::walk)
     }
 
     /// The dead letters accepted last, at most `limit`, the newest first. Damaged ones are passed over. Blocks.
@@ -454,9 +454,9 @@ impl Store {
         }
     }
 
-    fn page<T: Row>(&self, from: Seq, limit: usize) -> Result<Vec<(Seq, T)>, StoreError> {
+    fn page<T: Row>(&self, from: Seq, limit: usize, read: Read) -> Result<Vec<(Seq, T)>, StoreError> {
         let mut page = Vec::new();
-        for (key, value) in self.reading(|disk| disk.page(T::TREE, &record::seq_key(from), limit))? {
+        for (key, value) in self.reading(|disk| read(disk, T::TREE, &record::seq_key(from), limit))? {
             let seq = record::seq_of(T::TREE, &key);
             match seq.and_then(|seq| Ok((seq, record::open(T::TREE, &key, &value)?))) {
                 Ok(row) => page.push(row),
@@ -488,6 +488,9 @@ impl fmt::Debug for Store {
         f.debug_struct("Store").field("counts", &self.counts()).finish_non_exhaustive()
     }
 }
+
+/// How a page of rows is read: as a part of the work, or in a walk over all of them.
+type Read = fn(&Disk, Tree, &[u8], usize) -> Result<Vec<sled::Row>, StoreError>;
 
 /// What all clones of a handle hold together.
 struct Inner {

@@ -38,6 +38,8 @@ const CACHE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// After so many looks at pages sled minds how much memory they take.
 const LOOKS: u32 = 64;
+/// Fewest rows in a leaf, mostly.
+const LEAF: usize = 8;
 
 /// How often, a millisecond apart, [`Disk::close`] looks whether sled has let go of its file.
 const RELEASE_TRIES: u32 = 5_000;
@@ -182,11 +184,17 @@ impl Disk {
         Ok(page)
     }
 
-    /// Lets sled forget what a long walk has read around this key. It keeps a page for as long as it was not looked at
-    /// [`LOOKS`] times, it or others that are counted with it, however little memory it may take: what is read once
+    /// As [`Disk::page`], for walks over the whole store. sled keeps a page that was read until it, or others that are
+    /// counted with it, have been looked at [`LOOKS`] times, however little memory it may take: what is read once
     /// stays.
-    pub(super) fn pass(&self, tree: Tree, key: &[u8]) -> Result<(), StoreError> {
-        (0..LOOKS).try_for_each(|_| self.tree(tree).get(key).map(drop)).map_err(|e| wrong(&self.path, e))
+    pub(super) fn walk(&self, tree: Tree, from: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
+        let rows = self.page(tree, from, limit)?;
+        for (key, _) in rows.iter().step_by(LEAF) {
+            (0..LOOKS)
+                .try_for_each(|_| self.tree(tree).get(key).map(drop))
+                .map_err(|e| wrong(&self.path, e))?;
+        }
+        Ok(rows)
     }
 
     /// Up to `limit` rows from the end, the last one first, as they were in one moment.
