@@ -73,7 +73,7 @@ pub(super) fn rows<'r>(key: &'r [u8], value: &'r [u8]) -> Vec<(&'r [u8], &'r [u8
     }
 }
 
-/// What of sled's rows is written and removed so that `changes` are made. They are ordered, and all of them lie behind
+/// What of sled's rows is written and removed so that `changes` are made. They are ordered, and all of them lie at or behind
 /// the row `stands`, if there is one, and before the one that comes next.
 pub(super) fn lay(
     stands: Option<(&[u8], &[u8])>,
