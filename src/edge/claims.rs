@@ -391,10 +391,8 @@ impl Claims {
 
 #[cfg(test)]
 mod tests {
+    use super::table::tests::newcall;
     use super::*;
-    use crate::cti::event::{CallId, Direction, Event, What};
-    use crate::store::Pending;
-    use crate::time::UnixMillis;
 
     #[test]
     fn a_request_is_begun_only_if_it_is_over_before_the_lease_is() {
@@ -414,25 +412,5 @@ mod tests {
         assert!(share.holds(seq, Duration::from_mins(5)));
         left(12);
         assert!(!share.holds(seq, Duration::from_mins(5)));
-    }
-
-    fn newcall() -> Pending {
-        Pending {
-            id: "c/newCall".into(),
-            zammad: "main".into(),
-            switch: "pbx".into(),
-            event: Event {
-                call_id: CallId::new("c"),
-                direction: Direction::In,
-                from: String::new(),
-                to: String::new(),
-                what: What::NewCall { user: None, queue: None },
-            },
-            happened: UnixMillis(1),
-            answered: false,
-            attempt: None,
-            held: false,
-            restored: false,
-        }
     }
 }

@@ -80,10 +80,6 @@ pub(super) fn lay(
     changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     lay: Lay,
 ) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
-    let is_sheaf = stands.is_some_and(|(_, value)| places(value).is_some());
-    if !is_sheaf && lay == Lay::Apart {
-        return changes;
-    }
     let owned = |(key, value): (&[u8], &[u8])| (key.to_vec(), value.to_vec());
     let mut together: BTreeMap<Vec<u8>, Vec<u8>> =
         stands.into_iter().flat_map(|(key, value)| rows(key, value)).map(owned).collect();

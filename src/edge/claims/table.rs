@@ -217,7 +217,7 @@ pub(super) fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::cti::event::{CallId, Direction, Event, What};
     use crate::time::UnixMillis;
@@ -313,7 +313,7 @@ mod tests {
         Claimed { call_id: "c".into(), fence }
     }
 
-    fn newcall() -> Pending {
+    pub(in crate::edge::claims) fn newcall() -> Pending {
         Pending {
             id: "c/newCall".into(),
             zammad: "main".into(),
