@@ -20,8 +20,8 @@ use freeswitch_zammad::daemon::Daemon;
 use freeswitch_zammad::edge::log::{self, Look};
 use freeswitch_zammad::sim::recording::Recording;
 use freeswitch_zammad::sim::switch::{self, Disconnect};
-use freeswitch_zammad::sim::zammad::{self, Answer, Fault, Routing};
-use road::{Road, config, drained, renamed, until, within};
+use freeswitch_zammad::sim::zammad::{self, Answer, Fault, Routing, Row};
+use road::{Road, config, drained, renamed, rows_of, until, within};
 use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -253,7 +253,10 @@ async fn peers_that_repeat_what_they_were_told(road: &Road, daemon: &Daemon) {
     drained(daemon.store()).await;
 
     let strange = String::from_utf8_lossy(&bytes).replace("NORMAL_CLEARING", "C_4915112345678");
-    road.play(&renamed(&road.switch, strange.as_bytes(), "cause")).await;
+    let strange = renamed(&road.switch, strange.as_bytes(), "cause");
+    road.play(&strange).await;
+    let over = |row: &Row| row.state == "hangup";
+    until("it is over", || rows_of(&road.zammad.log(), &strange).into_iter().any(over)).await;
     drained(daemon.store()).await;
 }
 

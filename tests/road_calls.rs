@@ -62,6 +62,7 @@ async fn nothing_is_lost_or_doubled_while_zammad_goes_down_and_up() {
         match number % 12 {
             4 => {
                 // Nothing is on its way then: whether a reset request was processed nobody could know.
+                road.all_ended(calls(&scenes[..number])).await;
                 drained(daemon.store()).await;
                 road.zammad.stop().await;
             }
