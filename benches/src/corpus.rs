@@ -150,6 +150,6 @@ pub(crate) fn limits() -> Limits {
         dead_max: 10_000,
         dead_age: Duration::from_secs(90 * 24 * 3600),
         swap_bytes: 64 * 1024 * 1024,
-    together_above: freeswitch_zammad::store::TOGETHER_ABOVE,
+        together_above: freeswitch_zammad::store::TOGETHER_ABOVE,
     }
 }

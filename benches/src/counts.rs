@@ -54,7 +54,10 @@ const TIMES_MAX: usize = 4;
 /// What is counted: how many events, and the work on them.
 type Work = (usize, Box<dyn FnOnce()>);
 
-const KINDS: [(&str, fn(usize) -> Work); 5] = [
+/// Its name, and what makes it: how many times.
+type Kind = (&'static str, fn(usize) -> Work);
+
+const KINDS: [Kind; 5] = [
     ("decode", decoding),
     ("track-10", |times| tracking(10, times)),
     ("track-10000", |times| tracking(10_000, times)),
