@@ -206,6 +206,9 @@ impl<'d> Group<'d> {
     }
 
     fn trim_tree<T: Row>(&mut self, max: usize, old: impl Fn(&T) -> bool) -> u64 {
+        if self.now.is_none() && *T::count(&mut self.ledger) <= max as u64 {
+            return 0;
+        }
         // Never behind what the groups settle.
         let mut left = TRIM_MAX + self.settled;
         let mut trimmed = 0;
