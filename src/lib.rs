@@ -7,8 +7,8 @@
 //!
 //! ```text
 //!  socket ─ bytes ─▶ esl::frame ─▶ esl::event ─▶ call::tracker ─▶ cti::event
-//!                                                                    │ one transaction: pending events + call state
-//!                                                                    ▼ flush, with fdatasync: from here it is ours
+//!                                                                    │ one record: pending events + call state
+//!                                                                    ▼ written with fdatasync: from here it is ours
 //!  Zammad ◀─ POST ─ cti::client ◀─ queue::schedule ◀────────────── store
 //!               └─ cti::reply: verdict ─▶ schedule ─▶ store: done / again at T / dead letter
 //! ```
@@ -26,7 +26,7 @@
 //! | [`cti`] | Zammad's contract: events, causes, what an answer means, the HTTP client | FreeSWITCH, the queue |
 //! | [`call`] | legs become calls, told as a person would tell them | sockets, clocks, HTTP |
 //! | [`queue`] | what is posted when: order, repeats, pauses, dead letters | clocks, HTTP, the store |
-//! | [`store`] | what must survive: pending events, call state, dead letters (sled) | Zammad's answers, the switch |
+//! | [`store`] | what must survive: pending events, call state, dead letters (sled, behind a journal) | Zammad's answers, the switch |
 //! | [`outbox`] | what several nodes share: each event once, each call from one node at a time (PostgreSQL) | Zammad's answers, the switch |
 //! | [`config`] | file, environment and flags to one checked configuration | how it is used |
 //! | [`edge`] | the only code that waits: listener, backfill, intake, drain, control socket, status page, clock, log | decisions |

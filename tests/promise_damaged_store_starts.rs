@@ -280,6 +280,20 @@ mod known_errors {
                 fs::write(dir.join("queue.old"), "a file").unwrap();
             }),
         );
+        // sled has had all of it since the store was closed.
+        add("journal missing", 100, Box::new(|dir| fs::remove_file(dir.join("queue/journal")).unwrap()));
+        add("journal emptied", 100, Box::new(|dir| fs::write(dir.join("queue/journal"), "").unwrap()));
+        add("journal zeroed", 100, Box::new(|dir| zero(&dir.join("queue/journal"), 0, usize::MAX)));
+        add("journal cut short", 100, Box::new(|dir| cut(&dir.join("queue/journal"), 0.5)));
+        add("journal overwritten", 100, Box::new(|dir| overwrite(&dir.join("queue/journal"), 0, 50_000)));
+        add(
+            "journal is a directory",
+            100,
+            Box::new(|dir| {
+                fs::remove_file(dir.join("queue/journal")).unwrap();
+                fs::create_dir(dir.join("queue/journal")).unwrap();
+            }),
+        );
         add("FORMAT missing", 100, Box::new(|dir| fs::remove_file(dir.join("FORMAT")).unwrap()));
         add("FORMAT garbled", 100, Box::new(|dir| fs::write(dir.join("FORMAT"), [0xff, 0, 9]).unwrap()));
         // The log itself: what was not hit must be there.

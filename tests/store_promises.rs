@@ -301,12 +301,12 @@ async fn a_newer_format_is_refused_and_nothing_touched() {
     let store = open(dir.path());
     accept(&store, &[event(1)]).await;
     store.close().await.unwrap();
-    assert_eq!(fs::read_to_string(dir.path().join("FORMAT")).unwrap(), "2\n");
+    assert_eq!(fs::read_to_string(dir.path().join("FORMAT")).unwrap(), "3\n");
     fs::write(dir.path().join("FORMAT"), "7\n").unwrap();
     let before = everything_below(dir.path());
     assert!(before.len() >= 5, "{before:?}");
     let refused = Store::open(dir.path(), limits()).unwrap_err();
-    assert!(matches!(refused, StoreError::NewerFormat { found: 7, known: 2, .. }), "{refused}");
+    assert!(matches!(refused, StoreError::NewerFormat { found: 7, known: 3, .. }), "{refused}");
     assert!(refused.is_permanent());
     assert_eq!(everything_below(dir.path()), before);
 }
@@ -323,11 +323,11 @@ async fn a_format_file_that_is_lost_or_garbled_is_made_anew_from_the_rows() {
         let store = open(dir.path());
         assert_eq!(store.counts().pending, 1, "{garbled:?}");
         store.close().await.unwrap();
-        assert_eq!(fs::read_to_string(&file).unwrap(), "2\n");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "3\n");
     }
     fs::remove_file(&file).unwrap();
     open(dir.path()).close().await.unwrap();
-    assert_eq!(fs::read_to_string(&file).unwrap(), "2\n");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "3\n");
 }
 
 #[test]

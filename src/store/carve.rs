@@ -1,4 +1,5 @@
-//! Reads the rows out of sled's log file without sled: whatever of it is readable, however damaged the rest is.
+//! Reads the rows out of sled's log file and the journal without sled: whatever of it is readable, however damaged the
+//! rest is.
 //!
 //! sled 0.34 opens a damaged directory by guessing: it stops at the first hole and zeroes what lies behind it, or
 //! hangs, or panics. Here nothing is written, nothing is trusted and nothing can hang: the file is walked segment by
@@ -17,13 +18,14 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::journal;
 use super::record;
 use super::segments::{
     BATCH_MANIFEST, FREE, INLINE_LINK, INLINE_NODE, Leaf, Link, Message, SEGMENT, header_number, load,
     messages,
 };
 use super::sheaf;
-use super::sled::{ROW_TREES, Tree};
+use super::sled::{self, JOURNALED, ROW_TREES, Tree};
 
 /// Most threads that read at once: beyond it the disk is what is waited for.
 const THREADS_MAX: usize = 4;
@@ -54,9 +56,9 @@ impl Carved {
     /// # Errors
     /// If its log cannot be read at all.
     pub(super) fn read(dir: &Path) -> io::Result<Self> {
-        let log = File::open(dir.join("db"))?;
-        let mut carved = Self::default();
-        for row in rows_of(&log, false)? {
+        let (logs, rows) = rows_in(dir, false)?;
+        let mut carved = Self { logs, ..Self::default() };
+        for row in rows {
             match ROW_TREES.iter().position(|tree| *tree == row.tree) {
                 Some(at) => {
                     let Ok(seq) = record::seq_of(row.tree, &row.key) else { continue };
@@ -64,11 +66,11 @@ impl Carved {
                     carved.ids.extend(row.id);
                 }
                 None => {
-                    carved.others.insert((row.tree, row.key), value_at(&log, row.spot)?);
+                    let value = carved.value(row.spot)?;
+                    carved.others.insert((row.tree, row.key), value);
                 }
             }
         }
-        carved.logs.push(log);
         carved.settle();
         Ok(carved)
     }
@@ -158,7 +160,49 @@ impl Found {
     }
 }
 
-/// All rows of a log; those of [`Tree::Ids`] only if they are wanted.
+/// All rows of a directory, and the files that hold their values; those of [`Tree::Ids`] only if they are wanted.
+fn rows_in(dir: &Path, with_ids: bool) -> io::Result<(Vec<File>, Vec<Found>)> {
+    let log = File::open(dir.join("db"))?;
+    let mut rows = rows_of(&log, with_ids)?;
+    let journal = match File::open(journal::path(dir)) {
+        Ok(journal) => journal,
+        // There was none in older ones.
+        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok((vec![log], newest_of_each(rows))),
+        Err(why) => return Err(why),
+    };
+    let noted = rows.iter().filter(|row| (row.tree, row.key.as_slice()) == JOURNALED);
+    let noted = noted.max_by_key(|row| row.lsn);
+    let noted = noted.map(|row| value_at(&log, row.spot)).transpose()?;
+    let done = noted.and_then(|value| sled::journaled(&value).ok()).unwrap_or(0);
+    // What is recorded behind that is later than anything in the log, or the same.
+    let mut bytes = Vec::new();
+    load(&journal, 0, journal::SIZE, &mut bytes)?;
+    let mut records: Vec<_> = journal::records(&bytes, 0).filter(|record| record.serial > done).collect();
+    records.sort_by_key(|record| record.serial);
+    let changed: BTreeMap<_, _> = records.iter().flat_map(|record| record.places(&bytes)).collect();
+    rows.retain(|row| !changed.contains_key(&(row.tree, row.stands())));
+    for ((tree, key), place) in changed {
+        let Some(place) = place.filter(|_| tree != Tree::Ids || with_ids) else { continue };
+        let value = &bytes[place.clone()];
+        let mut take = |key: &[u8], sheaf: Option<Box<[u8]>>, at: usize, value: &[u8]| {
+            if record::unseal(tree, key, value).is_ok() {
+                let id = record::id_of(tree, key, value).map(|id| fingerprint(&id));
+                let len = u32::try_from(value.len()).expect("a journal is smaller");
+                let spot = Spot { log: 1, len, at: at as u64 };
+                rows.push(Found { tree, key: key.to_vec(), sheaf, spot, lsn: u64::MAX, id });
+            }
+        };
+        match sheaf::places(value) {
+            Some(places) => places.into_iter().for_each(|(of, row)| {
+                take(&value[of], Some(key.into()), place.start + row.start, &value[row]);
+            }),
+            None => take(key, None, place.start, value),
+        }
+    }
+    Ok((vec![log, journal], newest_of_each(rows)))
+}
+
+/// All rows of a log of sled's; those of [`Tree::Ids`] only if they are wanted.
 fn rows_of(log: &File, with_ids: bool) -> io::Result<Vec<Found>> {
     let mut harvest = Harvest::of(log, u64::MAX)?;
     // Messages from there on belong to a batch that is not all there.
@@ -175,7 +219,7 @@ fn rows_of(log: &File, with_ids: bool) -> io::Result<Vec<Found>> {
     for (tree, page) in read.into_iter().flatten() {
         by_tree.entry(tree).or_default().push(page);
     }
-    Ok(newest_of_each(by_tree.into_values().flat_map(uncontradicted).collect()))
+    Ok(by_tree.into_values().flat_map(uncontradicted).collect())
 }
 
 /// A row that is found in two sheaves was in the newer one last.
@@ -255,7 +299,7 @@ impl Harvest {
             let mut share = Self::default();
             let mut buf = Vec::new();
             for at in (0..len).step_by(SEGMENT).skip(thread).step_by(threads) {
-                load(log, at, &mut buf)?;
+                load(log, at, SEGMENT, &mut buf)?;
                 share.take_segment(at, &buf, end);
             }
             Ok::<_, io::Error>(share)
@@ -428,7 +472,8 @@ fn append(log: &File, message: Ref, bytes: &mut Vec<u8>) -> Option<()> {
 mod tests {
     use super::*;
     use crate::store::sheaf::Lay;
-    use crate::store::sled::{Changes, Disk};
+    use crate::store::sled::tests::as_it_lies;
+    use crate::store::sled::{Changes, Disk, Recorded};
 
     #[test]
     fn a_sound_log_holds_exactly_the_rows_that_sled_shows() {
@@ -436,9 +481,9 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("queue");
             work(&path, seed);
-            let shown = shown(&path);
-            assert!(shown.len() > 50, "seed {seed}: only {} rows", shown.len());
-            assert_eq!(carved(&path), shown, "seed {seed}");
+            let carved = carved(&path);
+            assert!(carved.len() > 50, "seed {seed}: only {} rows", carved.len());
+            assert_eq!(carved, shown(&path), "seed {seed}");
         }
     }
 
@@ -447,11 +492,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("queue");
         work(&path, 1);
-        let (shown, ever) = (shown(&path), carved(&path));
-        let whole = std::fs::read(path.join("db")).unwrap();
+        let other = dir.path().join("other");
+        as_it_lies(&path, &other);
+        let (shown, ever) = (shown(&other), carved(&path));
+        let files = ["db", "journal"].map(|name| path.join(name));
         let mut dice = fastrand::Rng::with_seed(7);
         let mut kept = 0;
         for round in 0..30 {
+            let file = &files[round % 2];
+            let whole = std::fs::read(file).unwrap();
             let mut torn = whole.clone();
             let at = dice.usize(..torn.len());
             let len = dice.usize(1..SEGMENT / 2).min(torn.len() - at);
@@ -460,8 +509,9 @@ mod tests {
                 1 => torn[at..at + len].fill_with(|| dice.u8(..)),
                 _ => torn.truncate(at),
             }
-            std::fs::write(path.join("db"), &torn).unwrap();
+            std::fs::write(file, &torn).unwrap();
             let found = carved(&path);
+            std::fs::write(file, &whole).unwrap();
             for (place, value) in &found {
                 // An older value of the row may come to light, never one that was not written there.
                 assert!(record::unseal(place.0, &place.1, value).is_ok());
@@ -484,7 +534,7 @@ mod tests {
                 let value = record::seal(tree, &key, &batch.to_be_bytes().repeat(12));
                 ((tree, key), Some(value))
             };
-            disk.commit(&(0..ROWS).map(row).collect(), lay(batch)).unwrap();
+            disk.transact(&(0..ROWS).map(row).collect()).unwrap();
             disk.sync().unwrap();
         }
         disk.close().unwrap();
@@ -521,11 +571,12 @@ mod tests {
 
     type Rows = BTreeMap<(Tree, Vec<u8>), Vec<u8>>;
 
-    /// Rows come, change and go, for some megabytes, over several restarts.
+    /// Rows come, change and go, for some megabytes, over several restarts; then the process is killed.
     fn work(path: &std::path::Path, seed: u64) {
         let mut dice = fastrand::Rng::with_seed(seed);
+        let used = path.with_extension("used");
         for _ in 0..3 {
-            let disk = Disk::open(path).unwrap();
+            let disk = Disk::open(&used).unwrap();
             for _ in 0..dice.usize(20..120) {
                 let mut changes = Changes::new();
                 for _ in 0..dice.usize(1..60) {
@@ -544,9 +595,13 @@ mod tests {
                     });
                     changes.insert((tree, key), value);
                 }
-                disk.commit(&changes, lay(dice.u64(..))).unwrap();
+                match dice.u8(..4) {
+                    0 => disk.write(&changes, lay(dice.u64(..))).and_then(|()| disk.sync()).unwrap(),
+                    _ => disk.record(&changes, lay(dice.u64(..))).and_then(Recorded::apply).unwrap(),
+                }
             }
-            disk.sync().unwrap();
+            let _ = std::fs::remove_dir_all(path);
+            as_it_lies(&used, path);
             disk.close().unwrap();
         }
     }
@@ -559,12 +614,15 @@ mod tests {
             rows.extend(page.into_iter().map(|(key, value)| ((tree, key), value)));
         }
         disk.close().unwrap();
+        rows.remove(&(JOURNALED.0, JOURNALED.1.to_vec()));
         rows
     }
 
     fn carved(path: &std::path::Path) -> Rows {
-        let log = File::open(path.join("db")).unwrap();
-        let found = rows_of(&log, true).unwrap();
-        found.into_iter().map(|row| ((row.tree, row.key), value_at(&log, row.spot).unwrap())).collect()
+        let (logs, found) = rows_in(path, true).unwrap();
+        let value = |spot: Spot| value_at(&logs[spot.log as usize], spot).unwrap();
+        let mut rows: Rows = found.into_iter().map(|row| ((row.tree, row.key), value(row.spot))).collect();
+        rows.remove(&(JOURNALED.0, JOURNALED.1.to_vec()));
+        rows
     }
 }

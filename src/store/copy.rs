@@ -46,7 +46,7 @@ impl Copy {
                 self.next = (*tree, [last.as_slice(), &[0]].concat());
                 let tree = self.next.0;
                 let rows = rows.into_iter().map(|(key, value)| ((tree, key), Some(value)));
-                self.disk.commit(&rows.collect(), self.lay)?;
+                self.disk.write(&rows.collect(), self.lay)?;
                 self.slices += 1;
                 if self.slices.is_multiple_of(SYNC_EVERY) {
                     self.disk.sync()?;
@@ -64,7 +64,7 @@ impl Copy {
     pub(super) fn follow(&mut self, changes: &Changes) -> Result<(), StoreError> {
         let passed: Changes =
             changes.range(..self.next.clone()).map(|(k, v)| (k.clone(), v.clone())).collect();
-        if passed.is_empty() { Ok(()) } else { self.disk.commit(&passed, Lay::Apart) }
+        if passed.is_empty() { Ok(()) } else { self.disk.write(&passed, Lay::Apart) }
     }
 
     /// The copy is whole: makes it outlive a power cut, and lets go of it.
@@ -73,5 +73,36 @@ impl Copy {
         self.disk.close()?;
         folder::sync_dir(&folder::part(&self.state_dir))
             .map_err(|why| StoreError::io(&folder::part(&self.state_dir), why))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sled::Recorded;
+    use crate::store::sled::tests::as_it_lies;
+
+    #[test]
+    fn a_copy_has_a_journal_of_its_own() {
+        let row = |n: u8| Changes::from([((Tree::Meta, vec![n]), Some(vec![n]))]);
+        let (dir, found) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let disk = Disk::open(&folder::queue(dir.path())).unwrap();
+        for n in 0..5 {
+            disk.record(&row(n), Lay::Apart).and_then(Recorded::apply).unwrap();
+        }
+        disk.sync().unwrap();
+        let mut copy = Copy::begin(dir.path(), Lay::Apart).unwrap();
+        while copy.some_rows(&disk).unwrap() {}
+        copy.finish().unwrap();
+        disk.close().unwrap();
+
+        let disk = Disk::open(&folder::part(dir.path())).unwrap();
+        disk.record(&row(5), Lay::Apart).and_then(Recorded::apply).unwrap();
+        as_it_lies(disk.path(), found.path());
+        disk.close().unwrap();
+        let disk = Disk::open(found.path()).unwrap();
+        for n in 0..=5 {
+            assert_eq!(disk.get(Tree::Meta, &[n]).unwrap(), Some(vec![n]));
+        }
     }
 }

@@ -20,16 +20,16 @@ use super::error::StoreError;
 use super::folder::{self, sync_dir};
 use super::record::{damaged, seal, unseal};
 use super::sheaf::Lay;
-use super::sled::{self, Changes, Disk, Tree};
+use super::sled::{self, Changes, Disk, JOURNALED, Recorded, Tree};
 
 #[path = "../../migrations/0001_first_format/mod.rs"]
 mod first_format;
 
-/// All rows of a store, but for its format's number, without their checksums.
+/// All rows of a store, but for its format's number and what is about its files, without their checksums.
 pub(crate) type Rows = BTreeMap<(Tree, Vec<u8>), Vec<u8>>;
 
 /// The format this program reads and writes: that of the last step.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 
 /// Opens the store in `state_dir`, creating or upgrading it.
 pub(super) fn open(state_dir: &Path) -> Result<Disk, StoreError> {
@@ -86,6 +86,8 @@ const STEPS: [Step; FORMAT as usize] = [
     Step { name: "first_format", apply: Some(first_format::step) },
     // Rows may lie together (`sheaf`), and those that lie apart are read as before.
     Step { name: "rows_together", apply: None },
+    // What is accepted is recorded in a journal first, of which an older program knows nothing.
+    Step { name: "journal", apply: None },
 ];
 
 /// Whether a store of this format becomes one of today's with no row changed.
@@ -118,8 +120,7 @@ fn upgrade(disk: &Disk) -> Result<(), StoreError> {
         }
         let value = seal(Tree::Meta, FORMAT_KEY, number.to_string().as_bytes());
         changes.insert((Tree::Meta, FORMAT_KEY.to_vec()), Some(value));
-        disk.commit(&changes, Lay::Apart)?;
-        disk.sync()?;
+        disk.record(&changes, Lay::Apart).and_then(Recorded::apply)?;
         tracing::info!(name: "store_migrated", format = number, step = step.name, "store brought to format");
     }
     Ok(())
@@ -141,7 +142,7 @@ fn all_rows(disk: &Disk) -> Result<Rows, StoreError> {
     let mut rows = Rows::new();
     for tree in Tree::ALL {
         for (key, value) in disk.page(tree, &[], usize::MAX)? {
-            if (tree, key.as_slice()) != (Tree::Meta, FORMAT_KEY) {
+            if ![(Tree::Meta, FORMAT_KEY), JOURNALED].contains(&(tree, key.as_slice())) {
                 let payload = unseal(tree, &key, &value)?.to_vec();
                 rows.insert((tree, key), payload);
             }
@@ -254,16 +255,16 @@ mod tests {
         let row = |place: &(Tree, Vec<u8>)| (place.clone(), Some(seal(place.0, &place.1, b"7")));
         let mut changes: Changes = ids.iter().map(row).collect();
         changes.insert((Tree::Meta, FORMAT_KEY.to_vec()), Some(seal(Tree::Meta, FORMAT_KEY, b"1")));
-        disk.commit(&changes, Lay::Apart).unwrap();
+        disk.write(&changes, Lay::Apart).unwrap();
         disk.close().unwrap();
         fs::write(dir.path().join(FORMAT_FILE), "1\n").unwrap();
 
         let disk = open(dir.path()).unwrap();
         assert_eq!(
             (read_format(&dir.path().join(FORMAT_FILE)).unwrap(), stored_format(&disk).unwrap()),
-            (Some(2), 2)
+            (Some(FORMAT), FORMAT)
         );
-        disk.commit(&Changes::from([row(&(Tree::Ids, b"call-55".to_vec()))]), Lay::Together).unwrap();
+        disk.write(&Changes::from([row(&(Tree::Ids, b"call-55".to_vec()))]), Lay::Together).unwrap();
         assert!(ids.iter().all(|(tree, key)| disk.get(*tree, key).unwrap().is_some()));
         assert_eq!(disk.page(Tree::Ids, &[], usize::MAX).unwrap().len(), 21);
     }
@@ -273,7 +274,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = open(dir.path()).unwrap();
         let value = seal(Tree::Meta, FORMAT_KEY, (FORMAT + 1).to_string().as_bytes());
-        disk.commit(&Changes::from([((Tree::Meta, FORMAT_KEY.to_vec()), Some(value))]), Lay::Apart).unwrap();
+        disk.write(&Changes::from([((Tree::Meta, FORMAT_KEY.to_vec()), Some(value))]), Lay::Apart).unwrap();
         disk.close().unwrap();
         let refused = open(dir.path()).err();
         let newer = FORMAT + 1;

@@ -20,14 +20,14 @@
 //! second listener queues nothing twice within [`Limits::delivered_age`]; after that it does.
 //!
 //! **Layout.** Below the state directory stand `FORMAT`, a number in text, and `queue/`, sled's directory, with
-//! these trees:
+//! a `journal` (`journal.rs`) of what sled may not have on disk yet, and these trees:
 //!
 //! | tree | key → value |
 //! |---|---|
 //! | `pending`, `dead`, `delivered` | [`Seq`] → the event and what became of it |
 //! | `ids` | event id → its [`Seq`] |
 //! | `state` | name and piece → a piece of the call tracker's state |
-//! | `meta` | `format` → the number again; `ledger` → the next [`Seq`] and the three counts; `rest` → what of a damaged store is still to be taken in, if anything; `sheaves`: whether rows may lie together |
+//! | `meta` | `format` → the number again; `ledger` → the next [`Seq`] and the three counts; `rest` → what of a damaged store is still to be taken in, if anything; `sheaves`: whether rows may lie together; `journaled`: how far of the journal sled has on disk |
 //!
 //! Where many events wait, several rows of the first two lines lie in one of sled's (`sheaf.rs`).
 
@@ -37,18 +37,17 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::time::UnixMillis;
 
-mod barrier;
 mod carve;
 mod copy;
 mod error;
 mod folder;
 mod group;
+mod journal;
 mod migrate;
 mod model;
 mod record;
@@ -85,11 +84,6 @@ pub const KEY_MAX: usize = 1024;
 pub const EVENT_MAX: usize = 4 * 1024;
 /// Largest state value, in bytes: a call with some thousand legs.
 pub const STATE_MAX: usize = 1024 * 1024;
-
-/// How long an answer is waited for before the disk is nudged; then twice as long each time.
-const NUDGE_AFTER: Duration = Duration::from_secs(1);
-/// Nudges at a time.
-const NUDGES_MAX: u32 = 16;
 
 const _: () = assert!(KEY_MAX + PIECE_MAX <= sled::ROW_MAX, "a piece of state fits a row");
 const _: () = assert!(EVENT_MAX + 6 * record::STORY_MAX <= sled::ROW_MAX, "a dead letter fits a row");
@@ -428,30 +422,7 @@ impl Store {
         let (answer, outcome) = oneshot::channel();
         let requests = self.inner.requests.as_ref().expect("present until the last handle is dropped");
         requests.send(request(answer)).await.map_err(|_| StoreError::Closed)?;
-        let mut outcome = outcome;
-        let mut patience = NUDGE_AFTER;
-        loop {
-            match tokio::time::timeout(patience, &mut outcome).await {
-                Ok(outcome) => return outcome.map_err(|_| StoreError::Closed)?,
-                Err(_) => self.nudge(),
-            }
-            patience *= 2;
-        }
-    }
-
-    /// The disk is slow, or sled has forgotten to wake the writer after a write that failed.
-    fn nudge(&self) {
-        let shared = Arc::clone(&self.inner.shared);
-        if shared.nudges.fetch_add(1, Ordering::Relaxed) < NUDGES_MAX {
-            tokio::task::spawn_blocking(move || {
-                if let Some(disk) = shared.disk().as_ref() {
-                    disk.nudge();
-                }
-                shared.nudges.fetch_sub(1, Ordering::Relaxed);
-            });
-        } else {
-            shared.nudges.fetch_sub(1, Ordering::Relaxed);
-        }
+        outcome.await.map_err(|_| StoreError::Closed)?
     }
 
     fn page<T: Row>(&self, from: Seq, limit: usize, read: Read) -> Result<Vec<(Seq, T)>, StoreError> {
@@ -547,6 +518,8 @@ fn bounded(what: impl FnOnce() -> String, bytes: usize, max: usize) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::sled::Changes;
+    use std::time::Duration;
+
     use super::*;
     use crate::cti::event::{CallId, Direction, Event, What};
 
@@ -665,7 +638,7 @@ mod tests {
         let disk = migrate::open(state_dir).unwrap();
         let mut value = disk.get(tree, key).unwrap().unwrap();
         change(&mut value);
-        disk.commit(&Changes::from([((tree, key.to_vec()), Some(value))]), sheaf::Lay::Apart).unwrap();
+        disk.write(&Changes::from([((tree, key.to_vec()), Some(value))]), sheaf::Lay::Apart).unwrap();
         disk.sync().unwrap();
         disk.close().unwrap();
     }

@@ -198,7 +198,7 @@ pub fn begin_anew(
             rest = Some(begun).filter(|rest| !rest.is_done());
         }
         Err(why) => {
-            disk.commit(&head(&Ledger { next_seq: 1, ..Ledger::default() }, FORMAT), Lay::Apart)?;
+            disk.write(&head(&Ledger { next_seq: 1, ..Ledger::default() }, FORMAT), Lay::Apart)?;
             salvaged.unreadable = Some(why.to_string());
         }
     }
@@ -228,12 +228,12 @@ fn ledger_of(carved: &Carved) -> Option<Ledger> {
 fn write_head(disk: &Disk, ledger: &Ledger, format: u32, rest: &Rest) -> Result<(), StoreError> {
     let mut changes = head(ledger, format);
     changes.extend(rest.mark_change());
-    disk.commit(&changes, Lay::Apart)?;
+    disk.write(&changes, Lay::Apart)?;
     let state: Vec<_> = rest.state().collect();
     for some in state.chunks(CHUNK) {
         let change =
             |(key, value): &(&Vec<u8>, &Vec<u8>)| ((Tree::State, (*key).clone()), Some((*value).clone()));
-        disk.commit(&some.iter().map(change).collect(), Lay::Apart)?;
+        disk.write(&some.iter().map(change).collect(), Lay::Apart)?;
     }
     Ok(())
 }
@@ -249,7 +249,7 @@ fn write_at_once(
     let (mut done, mut say_at) = (0, SAY_EVERY);
     while done < at_once && !rest.is_done() {
         let slice = rest.slice(*ledger, CHUNK);
-        disk.commit(&slice.changes, Lay::of(ledger.pending, TOGETHER_ABOVE))?;
+        disk.write(&slice.changes, Lay::of(ledger.pending, TOGETHER_ABOVE))?;
         *ledger = slice.ledger;
         rest.took(&slice);
         done = rest.all() - rest.left().total();

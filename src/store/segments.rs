@@ -236,11 +236,11 @@ impl<'b> Cursor<'b> {
     }
 }
 
-/// A segment's bytes, fewer at the end of the file. What the disk cannot read is empty.
-pub(super) fn load(log: &File, at: u64, buf: &mut Vec<u8>) -> io::Result<()> {
-    buf.resize(SEGMENT, 0);
+/// So many bytes of a file, fewer at its end. They end where the disk cannot read.
+pub(super) fn load(log: &File, at: u64, len: usize, buf: &mut Vec<u8>) -> io::Result<()> {
+    buf.resize(len, 0);
     let mut have = 0;
-    while have < SEGMENT {
+    while have < len {
         match log.read_at(&mut buf[have..], at + have as u64) {
             Ok(0) => break,
             Ok(read) => have += read,

@@ -1,7 +1,7 @@
 //! What the handles of an open store and its writer share: the disk, and what is told of it.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::watch;
@@ -25,8 +25,6 @@ pub(super) struct Shared {
     pub(super) refused: Mutex<Option<StoreError>>,
     /// Whoever waits for the disk is to give up.
     pub(super) closing: AtomicBool,
-    /// Nudges under way: each waits as long as the disk does.
-    pub(super) nudges: AtomicU32,
     /// How much of the past is kept.
     pub(super) limits: Mutex<Limits>,
 }
@@ -47,7 +45,6 @@ impl Shared {
             broken: watch::Sender::new(None),
             refused: Mutex::new(None),
             closing: AtomicBool::new(false),
-            nudges: AtomicU32::new(0),
             limits: Mutex::new(limits),
         }
     }

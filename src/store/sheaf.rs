@@ -155,25 +155,36 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::store::sled::{Changes, Disk, Tree};
+    use crate::store::sled::tests::as_it_lies;
+    use crate::store::sled::{Changes, Disk, Recorded, Tree};
 
-    /// A row's number, the length of its value or that it goes, and whether there is a backlog.
+    /// A row's number, the length of its value or that it goes.
     type Change = (u8, Option<u16>);
+
+    /// How changes come to be rows, and what happens to the directory then.
+    #[derive(Clone, Copy, Debug)]
+    enum Then {
+        Written,
+        Recorded,
+        /// It is closed and opened.
+        Reopened,
+        /// Its process is killed, perhaps before what was recorded became rows.
+        Killed {
+            applied: bool,
+        },
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
         fn rows_are_what_was_written_however_they_lie(
-            groups in prop::collection::vec((prop::collection::vec(change(), 1..30), any::<bool>()), 1..30),
-            restart in any::<prop::sample::Index>(),
+            groups in prop::collection::vec((prop::collection::vec(change(), 1..30), any::<bool>(), then()), 1..30),
         ) {
-            let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("queue");
-            let mut disk = Disk::open(&path).unwrap();
+            let mut dir = tempfile::tempdir().unwrap();
+            let mut disk = Disk::open(dir.path()).unwrap();
             let mut rows = BTreeMap::new();
-            let restart = restart.index(groups.len());
-            for (at, (group, together)) in groups.into_iter().enumerate() {
+            for (group, together, then) in groups {
                 let changes: Changes = group.into_iter().flat_map(change_of).collect();
                 for (place, value) in &changes {
                     match value {
@@ -181,11 +192,27 @@ mod tests {
                         None => drop(rows.remove(place)),
                     }
                 }
-                disk.commit(&changes, if together { Lay::Together } else { Lay::Apart }).unwrap();
-                if at == restart {
-                    disk.sync().unwrap();
-                    disk.close().unwrap();
-                    disk = Disk::open(&path).unwrap();
+                let lay = if together { Lay::Together } else { Lay::Apart };
+                match then {
+                    Then::Written => disk.write(&changes, lay).and_then(|()| disk.sync()).unwrap(),
+                    Then::Killed { applied: false } => drop(disk.record(&changes, lay).unwrap()),
+                    Then::Recorded | Then::Reopened | Then::Killed { applied: true } => {
+                        disk.record(&changes, lay).and_then(Recorded::apply).unwrap();
+                    }
+                }
+                match then {
+                    Then::Written | Then::Recorded => {}
+                    Then::Reopened => {
+                        disk.close().unwrap();
+                        disk = Disk::open(dir.path()).unwrap();
+                    }
+                    Then::Killed { .. } => {
+                        let found = tempfile::tempdir().unwrap();
+                        as_it_lies(dir.path(), found.path());
+                        disk.close().unwrap();
+                        dir = found;
+                        disk = Disk::open(dir.path()).unwrap();
+                    }
                 }
                 shows(&disk, &rows);
             }
@@ -220,6 +247,15 @@ mod tests {
         let row = |n: u8| (vec![n], Some(vec![n; 3000]));
         let laid = lay(None, (1..=20).map(row).collect(), Lay::Together);
         assert_eq!(laid, (1..=20).map(row).collect::<Vec<_>>());
+    }
+
+    fn then() -> impl Strategy<Value = Then> {
+        prop_oneof![
+            2 => Just(Then::Written),
+            6 => Just(Then::Recorded),
+            1 => Just(Then::Reopened),
+            1 => any::<bool>().prop_map(|applied| Then::Killed { applied }),
+        ]
     }
 
     fn change() -> impl Strategy<Value = Change> {

@@ -1,14 +1,16 @@
-//! Rows on disk: named trees of bytes, changed in one transaction, synced when asked. The only file that names
-//! sled. Knows nothing of what the rows mean.
+//! Rows on disk: named trees of bytes. The only file that names sled. Knows nothing of what the rows mean.
+//!
+//! What must outlive a power cut at once, and all or none of it, is recorded in a [`journal`](super::journal) first
+//! ([`Disk::record`]): sled's own way to the disk goes over two of its threads and two syncs.
 //!
 //! What sled 0.34 does not do, and is done here:
 //! - What it writes it takes for durable once `sync_file_range` has returned, which leaves the disk's own cache and the
 //!   file's metadata behind: on Linux a flush promises too little, and a segment is used again while what was moved out
-//!   of it can still be lost. A function of our own in that place syncs, each batch once: see [`super::barrier`].
+//!   of it can still be lost. [`sync_file_range`] below stands in for the C library's.
 //! - `conf` and the directories are never synced. [`Disk::open`] syncs them before anything is accepted.
 //! - Pages over 128 KiB go to files of their own under `blobs/`, which are never synced, so that a power cut
 //!   loses the page and every row on it. A leaf holds up to some 20 rows; [`ROW_MAX`] keeps it small enough.
-//! - A write that fails in the background leaves a flush that waits for it waiting for ever; [`Disk::nudge`] ends that.
+//! - A write that fails in the background leaves a flush that waits for it waiting for ever; [`Disk::flush`] ends that.
 //! - After the last handle is dropped, a thread of sled's pool may hold the locked file a moment longer.
 //!   [`Disk::close`] waits for it.
 
@@ -18,14 +20,16 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread;
 use std::time::Duration;
 
 use ::sled::IVec;
 use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transactional, TransactionalTree};
 
-use super::barrier::Barrier;
 use super::error::StoreError;
+use super::journal::{self, Journal};
 use super::sheaf::{self, Lay};
 use super::{record, segments};
 
@@ -40,6 +44,9 @@ const CACHE_BYTES: u64 = 4 * 1024 * 1024;
 const LOOKS: u32 = 64;
 /// Fewest rows in a leaf, mostly.
 const LEAF: usize = 8;
+
+/// How long sled's flush may take before it is asked again; then twice as long each time.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How often, a millisecond apart, [`Disk::close`] looks whether sled has let go of its file.
 const RELEASE_TRIES: u32 = 5_000;
@@ -88,10 +95,14 @@ impl Tree {
 /// That it stands in the tree `meta` says that there may be sheaves.
 const SHEAVES: &[u8] = b"sheaves";
 
+/// The serial of the last record in the journal of which sled has all on disk, in the tree `meta`. A journal that begins
+/// beside it goes on from there.
+pub(super) const JOURNALED: (Tree, &[u8]) = (Tree::Meta, b"journaled");
+
 /// The trees whose rows are events; a row moves from left to right and never back under the same key.
 pub(super) const ROW_TREES: [Tree; 3] = [Tree::Pending, Tree::Dead, Tree::Delivered];
 
-/// What one transaction writes (`Some`) and removes (`None`).
+/// What is written (`Some`) and removed (`None`) at once.
 pub(super) type Changes = BTreeMap<(Tree, Vec<u8>), Option<Vec<u8>>>;
 
 /// A key and its value.
@@ -100,7 +111,7 @@ pub(super) type Row = (Vec<u8>, Vec<u8>);
 /// An open sled directory. Any thread may read; one thread writes.
 pub(super) struct Disk {
     path: PathBuf,
-    barrier: Barrier,
+    journal: Mutex<Journal>,
     db: ::sled::Db,
     /// In the order of [`Tree::ALL`].
     trees: Vec<::sled::Tree>,
@@ -110,6 +121,28 @@ pub(super) struct Disk {
     sheaves: AtomicBool,
     /// Held to read, and to write.
     moving: RwLock<()>,
+}
+
+/// Changes that outlive a power cut, and that no reader sees yet: whoever reads waits until they are
+/// [applied](Recorded::apply).
+#[must_use]
+pub(super) struct Recorded<'d> {
+    disk: &'d Disk,
+    /// To sled's rows; `None`: it has them already.
+    left: Option<Cow<'d, Changes>>,
+    _moving: RwLockWriteGuard<'d, ()>,
+}
+
+impl Recorded<'_> {
+    /// Makes them rows. Where that fails they become rows when the directory is opened again.
+    pub(super) fn apply(self) -> Result<(), StoreError> {
+        if let Some(changes) = self.left {
+            // Whichever of them outlive a crash, all are written once more then.
+            self.disk.put(&changes)?;
+            self.disk.journal().applied();
+        }
+        Ok(())
+    }
 }
 
 impl Disk {
@@ -128,18 +161,19 @@ impl Disk {
         check_snapshot(path)?;
         let config = ::sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
         let db = config.open().map_err(refused)?;
-        let trees = Tree::ALL.iter().map(|t| db.open_tree(t.name())).collect::<Result<_, _>>();
+        let trees = Tree::ALL.iter().map(|t| db.open_tree(t.name())).collect::<Result<Vec<_>, _>>();
         let trees = trees.map_err(refused)?;
         let log_path = path.join("db");
         let log =
             File::options().write(true).open(&log_path).map_err(|e| StoreError::at_open(&log_path, e))?;
-        let barrier = Barrier::enter(&log).map_err(|e| StoreError::at_open(&log_path, e))?;
-        let (sheaves, moving) = (AtomicBool::new(false), RwLock::new(()));
-        let mut disk = Self { path: path.to_owned(), barrier, db, trees, log, sheaves, moving };
-        disk.sheaves = AtomicBool::new(disk.get(Tree::Meta, SHEAVES)?.is_some());
+        let (journal, left) = open_journal(path, &trees[JOURNALED.0 as usize])?;
+        let (journal, sheaves, moving) = (Mutex::new(journal), AtomicBool::new(false), RwLock::new(()));
+        let mut disk = Self { path: path.to_owned(), journal, db, trees, log, sheaves, moving };
+        disk.put(&left)?;
         disk.sync()?;
+        disk.sheaves = AtomicBool::new(disk.get(Tree::Meta, SHEAVES)?.is_some());
         // What a process before this one wrote and could not sync any more has been read as if it were durable.
-        disk.log.sync_data().map_err(|source| disk.not_synced(source))?;
+        disk.log.sync_data().map_err(|source| disk.not_synced("db", source))?;
         for part in [path.join("conf"), path.join("blobs"), path.to_owned()] {
             File::open(&part).and_then(|f| f.sync_all()).map_err(|e| StoreError::at_open(&part, e))?;
         }
@@ -213,12 +247,57 @@ impl Disk {
         Ok(last)
     }
 
-    /// Writes `changes`, all or none of them. They outlive a power cut only after [`Disk::sync`].
-    pub(super) fn commit(&self, changes: &Changes, lay: Lay) -> Result<(), StoreError> {
+    /// Makes `changes` outlive a power cut, all or none of them.
+    pub(super) fn record<'d>(&'d self, changes: &'d Changes, lay: Lay) -> Result<Recorded<'d>, StoreError> {
+        // As sled is to have them: a row that moves from one of sled's to another might else be in none after a crash.
         let changes = self.laid(changes, lay)?;
+        let mut fits = self.journaled(&changes)?;
+        if !fits {
+            self.sync()?;
+            fits = self.journaled(&changes)?;
+        }
+        let moving = self.moving.write().unwrap_or_else(PoisonError::into_inner);
+        if !fits {
+            // More than a whole journal holds.
+            self.transact(&changes)?;
+            self.sync()?;
+        }
+        Ok(Recorded { disk: self, left: fits.then_some(changes), _moving: moving })
+    }
+
+    fn journaled(&self, changes: &Changes) -> Result<bool, StoreError> {
+        let mut journal = self.journal();
+        journal.append(changes).map_err(|failed| match failed {
+            // Only a write that was refused is surely not half done.
+            journal::Failed::Write(why) if is_refusal(&why) => StoreError::io(&self.path, why),
+            journal::Failed::Write(why) | journal::Failed::Sync(why) => self.not_synced("journal", why),
+        })
+    }
+
+    /// Writes `changes` past the journal, into a directory that nobody needs before [`Disk::sync`] has returned: until
+    /// then some of them may outlive a crash, and others not.
+    pub(super) fn write(&self, changes: &Changes, lay: Lay) -> Result<(), StoreError> {
         let _moving = self.moving.write().unwrap_or_else(PoisonError::into_inner);
+        self.put(&*self.laid(changes, lay)?)
+    }
+
+    /// Changes rows of sled's, one after the other.
+    fn put(&self, changes: &Changes) -> Result<(), StoreError> {
+        for ((tree, key), value) in changes {
+            let tree = self.tree(*tree);
+            let written = match value {
+                Some(value) => tree.insert(key, value.as_slice()),
+                None => tree.remove(key),
+            };
+            written.map_err(|e| wrong(&self.path, e))?;
+        }
+        Ok(())
+    }
+
+    /// Changes rows of sled's, all or none. sled writes its log for that, twice.
+    pub(super) fn transact(&self, changes: &Changes) -> Result<(), StoreError> {
         let written = self.trees.as_slice().transaction(|trees: &Vec<TransactionalTree>| {
-            for ((tree, key), value) in changes.as_ref() {
+            for ((tree, key), value) in changes {
                 let tree = &trees[*tree as usize];
                 match value {
                     Some(value) => tree.insert(key.as_slice(), value.as_slice())?,
@@ -282,26 +361,52 @@ impl Disk {
         self.tree(tree).range(..=key).next_back().transpose().map_err(|e| wrong(&self.path, e))
     }
 
-    /// Returns when all that was committed outlives a power cut.
+    /// Returns when all that was written outlives a power cut, without the journal.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        let flushed = self.db.flush().map_err(|error| match error {
+        let mut journal = self.journal();
+        let serial = journal.owed();
+        if let Some(serial) = serial {
+            note_journaled(&self.path, self.tree(JOURNALED.0), serial)?;
+        }
+        let flushed = self.flush().map_err(|error| match error {
             // It writes and syncs. Only a write that was refused is surely not half done.
-            ::sled::Error::Io(source) if !is_refusal(&source) => self.not_synced(in_words(source)),
+            ::sled::Error::Io(source) if !is_refusal(&source) => self.not_synced("db", in_words(source)),
             error => wrong(&self.path, error),
         });
         flushed?;
-        self.barrier.settle(&self.log).map_err(|source| self.not_synced(source))
+        serial.into_iter().for_each(|serial| journal.begin_anew(serial));
+        Ok(())
     }
 
-    fn not_synced(&self, source: io::Error) -> StoreError {
-        StoreError::NotSynced { path: self.path.join("db"), source: source.into() }
+    fn not_synced(&self, file: &str, source: io::Error) -> StoreError {
+        StoreError::NotSynced { path: self.path.join(file), source: source.into() }
     }
 
-    /// After a write that failed in the background sled does not wake who waits for it: a flush that finds the error
-    /// does. Where nothing failed it waits for the disk, as they do.
-    pub(super) fn nudge(&self) {
-        // Whoever waits is told the same.
-        let _ = self.db.flush();
+    fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// sled's own flush. After a write that failed in the background sled does not wake who waits for it: a flush that
+    /// finds the error does. So it is asked again and again where one takes long; where nothing failed that waits for
+    /// the disk, as the first one does.
+    fn flush(&self) -> ::sled::Result<usize> {
+        let (done, waits) = mpsc::channel::<()>();
+        thread::scope(|scope| {
+            let ask = || thread::Builder::new().name("store-flush".to_owned());
+            let watch = move || {
+                let mut patience = ASK_AGAIN;
+                while waits.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+                    // Whoever waits is told the same.
+                    drop(ask().spawn_scoped(scope, || self.db.flush()));
+                    patience *= 2;
+                }
+            };
+            // Where there can be no more threads, the disk is mostly well all the same.
+            drop(ask().spawn_scoped(scope, watch));
+            let flushed = self.db.flush();
+            drop(done);
+            flushed
+        })
     }
 
     /// Bytes that the directory takes.
@@ -309,17 +414,22 @@ impl Disk {
         self.db.size_on_disk().map_err(|e| wrong(&self.path, e))
     }
 
-    /// Lets go of the directory. When it returns, another process may open it.
+    /// Lets go of the directory, in which all is synced then. When it returns, another process may open it.
     pub(super) fn close(self) -> Result<(), StoreError> {
-        let Self { path, barrier, db, trees, log, sheaves: _, moving: _ } = self;
-        drop(barrier);
+        let synced = self.sync();
+        if matches!(synced, Err(StoreError::NotSynced { .. })) {
+            // sled would sync once more, and panic where that fails.
+            std::mem::forget(self);
+            return synced;
+        }
+        let Self { path, journal: _, db, trees, log, sheaves: _, moving: _ } = self;
         drop(trees);
         drop(db);
         for _ in 0..RELEASE_TRIES {
             match log.try_lock() {
                 // Dropping `log` gives the lock back.
-                Ok(()) => return Ok(()),
-                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+                Ok(()) => return synced,
+                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(1)),
                 Err(TryLockError::Error(e)) => return Err(StoreError::io(&path.join("db"), e)),
             }
         }
@@ -329,6 +439,39 @@ impl Disk {
     fn tree(&self, tree: Tree) -> &::sled::Tree {
         &self.trees[tree as usize]
     }
+}
+
+/// The journal, with what it holds that sled may not have.
+fn open_journal(path: &Path, meta: &::sled::Tree) -> Result<(Journal, Changes), StoreError> {
+    let at_open = |why| StoreError::at_open(&journal::path(path), why);
+    let damaged = |why: &str| StoreError::damaged_file(&journal::path(path), why);
+    let Some(noted) = meta.get(JOURNALED.1).map_err(|e| wrong(path, e))? else {
+        // A new directory, or one of the time before there was a journal.
+        if Journal::is_used(path) {
+            return Err(damaged("sled has forgotten how much of it it has"));
+        }
+        let journal = Journal::create(path).map_err(at_open)?;
+        note_journaled(path, meta, 0)?;
+        return Ok((journal, Changes::new()));
+    };
+    Journal::open(path, journaled(&noted)?).map_err(|why| match why.kind() {
+        io::ErrorKind::InvalidData => damaged(&why.to_string()),
+        io::ErrorKind::NotFound => damaged("it is missing"),
+        _ => at_open(why),
+    })
+}
+
+fn note_journaled(path: &Path, meta: &::sled::Tree, serial: u64) -> Result<(), StoreError> {
+    let (tree, key) = JOURNALED;
+    let value = record::seal(tree, key, serial.to_string().as_bytes());
+    meta.insert(key, value).map(drop).map_err(|e| wrong(path, e))
+}
+
+/// What the row [`JOURNALED`] says.
+pub(super) fn journaled(value: &[u8]) -> Result<u64, StoreError> {
+    let (tree, key) = JOURNALED;
+    let serial = std::str::from_utf8(record::unseal(tree, key, value)?).ok().and_then(|n| n.parse().ok());
+    serial.ok_or_else(|| record::damaged(tree, key, "it is no number"))
 }
 
 /// Whether some process, perhaps this one, holds the directory `path` open. sled itself says so only in words.
@@ -385,6 +528,23 @@ fn check_snapshot(path: &Path) -> Result<(), StoreError> {
     }
 }
 
+/// In the place of the C library's function of this name, for all that is linked with this crate: `fdatasync`, which
+/// promises all that the original does and what sled takes it to promise. sled itself has no setting for it.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "it is called from beyond Rust, with a number for a file")]
+#[unsafe(no_mangle)]
+extern "C" fn sync_file_range(
+    fd: std::os::fd::RawFd,
+    _from: i64,
+    _bytes: i64,
+    _flags: std::ffi::c_uint,
+) -> i32 {
+    // SAFETY: the caller's descriptor is open for as long as the call; it stays the caller's, and is not closed.
+    let file = std::mem::ManuallyDrop::new(unsafe { <File as std::os::fd::FromRawFd>::from_raw_fd(fd) });
+    // The caller reads `errno`, which nothing has touched since.
+    if file.sync_data().is_ok() { 0 } else { -1 }
+}
+
 fn wrong(path: &Path, error: ::sled::Error) -> StoreError {
     match error {
         ::sled::Error::Io(source) => StoreError::io(path, in_words(source)),
@@ -409,8 +569,128 @@ fn in_words(error: io::Error) -> io::Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    const KEY: &[u8] = b"key";
+
+    /// What of an open directory has left its process, in another.
+    pub(in crate::store) fn as_it_lies(path: &Path, found: &Path) {
+        std::fs::create_dir_all(found).unwrap();
+        for file in std::fs::read_dir(path).unwrap().map(Result::unwrap) {
+            if file.file_type().unwrap().is_file() {
+                std::fs::copy(file.path(), found.join(file.file_name())).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn who_reads_waits_until_what_is_recorded_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(dir.path()).unwrap();
+        let changes = of(b"new");
+        let recorded = disk.record(&changes, Lay::Apart).unwrap();
+        thread::scope(|scope| {
+            let (told, found) = mpsc::channel();
+            let disk = &disk;
+            scope.spawn(move || told.send(disk.get(Tree::Meta, KEY).unwrap()));
+            assert!(found.recv_timeout(Duration::from_millis(50)).is_err());
+            recorded.apply().unwrap();
+            assert_eq!(found.recv().unwrap().unwrap(), b"new");
+        });
+    }
+
+    #[test]
+    fn what_could_not_become_rows_does_so_when_it_is_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(dir.path()).unwrap();
+        drop(disk.record(&of(b"kept"), Lay::Apart).unwrap());
+        disk.sync().unwrap();
+        disk.close().unwrap();
+        let disk = Disk::open(dir.path()).unwrap();
+        assert_eq!(disk.get(Tree::Meta, KEY).unwrap().unwrap(), b"kept");
+    }
+
+    #[test]
+    fn more_than_the_journal_holds_is_written_all_the_same() {
+        let (dir, found) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let disk = Disk::open(dir.path()).unwrap();
+        let row = |n: u64| ((Tree::Pending, n.to_be_bytes().to_vec()), Some(vec![7; 4000]));
+        disk.record(&of(b"before"), Lay::Apart).and_then(Recorded::apply).unwrap();
+        disk.record(&(0..300).map(row).collect(), Lay::Apart).and_then(Recorded::apply).unwrap();
+        disk.record(&of(b"after"), Lay::Apart).and_then(Recorded::apply).unwrap();
+        as_it_lies(dir.path(), found.path());
+        disk.close().unwrap();
+        let disk = Disk::open(found.path()).unwrap();
+        assert_eq!(disk.page(Tree::Pending, &[], usize::MAX).unwrap().len(), 300);
+        assert_eq!(disk.get(Tree::Meta, KEY).unwrap().unwrap(), b"after");
+    }
+
+    #[test]
+    fn what_changes_nothing_leaves_no_trace() {
+        let (dir, found) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let disk = Disk::open(dir.path()).unwrap();
+        let gone = Changes::from([((Tree::Pending, b"never there".to_vec()), None)]);
+        for changes in [Changes::new(), gone, of(b"kept")] {
+            disk.record(&changes, Lay::Together).and_then(Recorded::apply).unwrap();
+        }
+        as_it_lies(dir.path(), found.path());
+        disk.close().unwrap();
+        let disk = Disk::open(found.path()).unwrap();
+        assert_eq!(disk.get(Tree::Meta, KEY).unwrap().unwrap(), b"kept");
+    }
+
+    #[test]
+    fn a_journal_whose_state_is_forgotten_is_damage_and_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(dir.path()).unwrap();
+        drop(disk.record(&of(b"kept"), Lay::Apart).unwrap());
+        disk.tree(JOURNALED.0).remove(JOURNALED.1).unwrap();
+        disk.close().unwrap();
+        for _ in 0..2 {
+            let why = Disk::open(dir.path()).err().unwrap();
+            assert!(matches!(why, StoreError::Damaged { .. }), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_journal_that_is_gone_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        Disk::open(dir.path()).unwrap().close().unwrap();
+        std::fs::remove_file(journal::path(dir.path())).unwrap();
+        for _ in 0..2 {
+            let why = Disk::open(dir.path()).err().unwrap();
+            assert!(matches!(why, StoreError::Damaged { .. }), "{why}");
+        }
+    }
+
+    #[test]
+    fn rows_that_move_from_one_of_sleds_to_another_are_in_none_too_few_after_a_crash() {
+        const ROWS: u64 = 1_500;
+        let row = |key: u64, len: usize| ((Tree::Pending, key.to_be_bytes().to_vec()), Some(vec![7; len]));
+        for at in 1..=6 {
+            let (dir, found) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let disk = Disk::open(dir.path()).unwrap();
+            disk.write(&(0..ROWS).map(|n| row(n * 16, 200)).collect(), Lay::Together).unwrap();
+            disk.sync().unwrap();
+            let before = disk.log.metadata().unwrap().len();
+            // One more in each of the sheaves, more than sled holds back.
+            let more = (0..ROWS).map(|n| row(n * 16 + at, 150 + 31 * at as usize)).collect();
+            disk.record(&more, Lay::Together).and_then(Recorded::apply).unwrap();
+            while disk.log.metadata().unwrap().len() == before {
+                thread::yield_now();
+            }
+            as_it_lies(dir.path(), found.path());
+            disk.close().unwrap();
+            let disk = Disk::open(found.path()).unwrap();
+            let rows = disk.page(Tree::Pending, &[], usize::MAX).unwrap();
+            assert_eq!(rows.len() as u64, 2 * ROWS, "{at}");
+        }
+    }
+
+    fn of(value: &[u8]) -> Changes {
+        Changes::from([((Tree::Meta, KEY.to_vec()), Some(value.to_vec()))])
+    }
 
     #[test]
     fn an_error_is_worded_as_the_system_words_it() {

@@ -1,5 +1,5 @@
-//! The one thread that writes. It takes everything that waits for it, up to [`GROUP_MAX`] requests, commits it
-//! as one transaction, syncs once, and answers all. Knows no rows: [`Group`] turns requests into changes.
+//! The one thread that writes. It takes everything that waits for it, up to [`GROUP_MAX`] requests, records it at once
+//! with one sync, answers all, and makes rows of it. Knows no rows: [`Group`] turns requests into changes.
 //!
 //! **A disk that refuses** (full, read-only) is waited for: the group is kept, the directory is opened anew when
 //! the disk takes writes again, and the group is written there; who asked waits as long. Only a failed `fdatasync`
@@ -21,7 +21,7 @@ use super::group::{Group, NewEvent, NewState};
 use super::record::{self, LEDGER, Ledger, Mark, REST};
 use super::rest::{self, Rest};
 use super::sheaf::Lay;
-use super::sled::{Disk, Tree};
+use super::sled::{Disk, Recorded, Tree};
 use super::{Pending, Seq, Settle, Shared, Trimmed, folder, migrate};
 use crate::time::UnixMillis;
 
@@ -127,38 +127,30 @@ struct Writer {
 
 impl Writer {
     /// Writes a group and answers its requests; waits for a disk that refuses, unless the store is being closed.
-    fn write(&mut self, batch: Vec<Request>) {
+    fn write(&mut self, mut batch: Vec<Request>) {
         let mut before = None;
-        let written = loop {
+        while !batch.is_empty() {
             if let Some(why) = &self.failed {
-                break Err(why.clone());
+                batch.drain(..).for_each(|request| refuse(request, why.clone()));
+                break;
             }
-            let (outcomes, written) = self.write_once(&batch, before.as_deref());
-            match written {
-                Ok(()) => {
-                    self.shared.set_refused(None);
-                    before = Some(outcomes);
-                    break Ok(());
-                }
-                Err(why @ StoreError::Io { .. }) => {
-                    before = before.or(Some(outcomes));
-                    if let Err(why) = self.wait_for_disk(why) {
-                        self.failed = Some(why.clone());
-                        break Err(why);
-                    }
-                }
-                Err(why) => {
-                    self.fail(&why);
-                    break Err(why);
-                }
-            }
-        };
-        let outcomes =
-            before.unwrap_or_default().into_iter().map(Some).chain(std::iter::repeat_with(|| None));
-        for (request, outcome) in batch.into_iter().zip(outcomes) {
-            answer(request, outcome, &written);
+            let Err((outcomes, why)) = self.write_once(&mut batch, before.as_deref()) else { continue };
+            before = before.or(Some(outcomes));
+            self.trouble(why);
         }
         self.mind_size();
+    }
+
+    /// Returns when the disk takes writes again, or with the store failed.
+    fn trouble(&mut self, why: StoreError) {
+        match why {
+            why @ StoreError::Io { .. } => {
+                if let Err(why) = self.wait_for_disk(why) {
+                    self.failed = Some(why);
+                }
+            }
+            why => self.fail(&why),
+        }
     }
 
     /// Nothing more is written.
@@ -171,15 +163,17 @@ impl Writer {
         self.failed = Some(why.clone());
     }
 
-    /// `before` is what came of the requests at the first try, if this is another.
+    /// Writes a group and answers it, which empties `batch`. An error comes with what came of the requests; if they are
+    /// answered all the same, it is sled that does not take what is recorded. `before` is what came of them at the first
+    /// try, if this is another.
     fn write_once(
         &mut self,
-        batch: &[Request],
+        batch: &mut Vec<Request>,
         before: Option<&[Outcome]>,
-    ) -> (Vec<Outcome>, Result<(), StoreError>) {
+    ) -> Result<(), (Vec<Outcome>, StoreError)> {
         let shared = Arc::clone(&self.shared);
         let disk = shared.disk();
-        let Some(disk) = disk.as_ref() else { return (Vec::new(), Err(StoreError::Closed)) };
+        let Some(disk) = disk.as_ref() else { return Err((Vec::new(), StoreError::Closed)) };
         let rest = self.rest.as_ref().map(|rest| rest.carved().as_ref());
         let mut group = Group::new(disk, rest, self.ledger);
         let outcomes: Vec<Outcome> = batch
@@ -190,22 +184,28 @@ impl Writer {
         let limits = shared.limits();
         let trimmed = group.trim(&limits);
         let (changes, ledger) = group.finish();
-        let mut written = outcomes.iter().find_map(Outcome::disk_refuses).map_or(Ok(()), Err);
+        if let Some(why) = outcomes.iter().find_map(Outcome::disk_refuses) {
+            return Err((outcomes, why));
+        }
         // At another try what was written before may not have been synced.
-        if written.is_ok() && (!changes.is_empty() || before.is_some()) {
-            let lay = Lay::of(ledger.pending, limits.together_above);
-            written = disk.commit(&changes, lay).and_then(|()| disk.sync());
+        let recorded = (!changes.is_empty() || before.is_some())
+            .then(|| disk.record(&changes, Lay::of(ledger.pending, limits.together_above)));
+        let recorded = match recorded.transpose() {
+            Ok(recorded) => recorded,
+            Err(why) => return Err((outcomes, why)),
+        };
+        self.ledger = ledger;
+        self.publish(trimmed);
+        self.shared.set_refused(None);
+        batch.drain(..).zip(outcomes).for_each(|(request, outcome)| answer(request, outcome));
+        // Who was answered need not wait for this.
+        recorded.map_or(Ok(()), Recorded::apply).map_err(|why| (Vec::new(), why))?;
+        if let Some(copy) = &mut self.copy
+            && let Err(why) = copy.follow(&changes)
+        {
+            self.give_up_copying(&why);
         }
-        if written.is_ok() {
-            self.ledger = ledger;
-            self.publish(trimmed);
-            if let Some(copy) = &mut self.copy
-                && let Err(why) = copy.follow(&changes)
-            {
-                self.give_up_copying(&why);
-            }
-        }
-        (outcomes, written)
+        Ok(())
     }
 
     /// Returns when the disk takes writes again and the store is open anew, or with an error if it is being closed.
@@ -277,7 +277,7 @@ impl Writer {
         // What is shown of it must outlive a power cut, as everything that can be read from here.
         let lay = Lay::of(slice.ledger.pending, self.shared.limits().together_above);
         let written = match self.shared.disk().as_ref() {
-            Some(disk) => disk.commit(&slice.changes, lay).and_then(|()| disk.sync()),
+            Some(disk) => disk.record(&slice.changes, lay).and_then(Recorded::apply),
             None => Err(StoreError::Closed),
         };
         match written {
@@ -299,15 +299,9 @@ impl Writer {
                 self.publish(Trimmed::default());
                 true
             }
-            Err(why @ StoreError::Io { .. }) => {
-                if let Err(why) = self.wait_for_disk(why) {
-                    self.failed = Some(why);
-                }
-                true
-            }
             Err(why) => {
-                self.fail(&why);
-                false
+                self.trouble(why);
+                self.failed.is_none()
             }
         }
     }
@@ -372,7 +366,7 @@ impl Writer {
         let _ = folder::clear_part(&self.state_dir);
     }
 
-    /// Every group was synced, so there is nothing left to write.
+    /// Every group was recorded, so nothing can be lost any more.
     fn close(self) -> Result<(), StoreError> {
         drop(self.copy);
         // Leftovers are removed at the next start as well.
@@ -436,20 +430,13 @@ fn take_in(group: &mut Group<'_>, request: &Request, before: Option<&Outcome>) -
 }
 
 /// Tells one caller. One that stopped waiting is no fault: what it asked for is written all the same.
-fn answer(request: Request, outcome: Option<Outcome>, written: &Result<(), StoreError>) {
-    let written = written.clone();
+fn answer(request: Request, outcome: Outcome) {
     match (request, outcome) {
-        (Request::Accept { answer, .. }, Some(Outcome::Accepted(outcome))) => {
-            drop(answer.send(written.and(outcome)))
-        }
-        (Request::Settle { answer, .. }, Some(Outcome::Settled(outcome))) => {
-            drop(answer.send(written.and(outcome)));
-        }
-        (Request::Revive { answer, .. }, Some(Outcome::Revived(outcome))) => {
-            drop(answer.send(written.and(outcome)));
-        }
-        (Request::Trim { answer, .. }, Some(Outcome::Done)) => drop(answer.send(written)),
-        (request, _) => refuse(request, written.err().unwrap_or(StoreError::Closed)),
+        (Request::Accept { answer, .. }, Outcome::Accepted(outcome)) => drop(answer.send(outcome)),
+        (Request::Settle { answer, .. }, Outcome::Settled(outcome)) => drop(answer.send(outcome)),
+        (Request::Revive { answer, .. }, Outcome::Revived(outcome)) => drop(answer.send(outcome)),
+        (Request::Trim { answer, .. }, Outcome::Done) => drop(answer.send(Ok(()))),
+        (request, _) => refuse(request, StoreError::Closed),
     }
 }
 
