@@ -393,16 +393,42 @@ impl Claims {
 mod tests {
     use super::table::tests::newcall;
     use super::*;
+    use crate::edge::source::Source;
+    use crate::time::UnixMillis;
+
+    #[tokio::test]
+    async fn what_is_not_begun_after_all_leaves_no_mark_of_an_attempt() {
+        const AT: UnixMillis = UnixMillis(7);
+        let (share, seq, mut recorder) = share();
+        let table = Arc::clone(&share.table);
+        let source = Source::Shared(share);
+        let begun = |guard| source.begin(seq, guard, Duration::from_secs(10));
+        left(&table, 8);
+        assert!(matches!(begun(Some(AT)).await, Err(Unrecorded::Lost)));
+        assert!(recorder.try_recv().is_err(), "nothing was marked");
+        left(&table, 12);
+        begun(None).await.unwrap();
+        assert!(recorder.try_recv().is_err());
+
+        let recording = async {
+            // The server takes long.
+            let job = recorder.recv().await.unwrap();
+            assert!(matches!(job.settles[..], [Settle::Attempt { seq: of, at: AT }] if of == seq));
+            left(&table, 8);
+            job.answer.send(Ok(())).unwrap();
+            let taken_back = tokio::time::timeout(Duration::from_secs(5), recorder.recv());
+            let job = taken_back.await.unwrap().unwrap();
+            assert!(matches!(job.settles[..], [Settle::Unattempted { seq: of }] if of == seq));
+            job.answer.send(Ok(())).unwrap();
+        };
+        let (outcome, ()) = tokio::join!(begun(Some(AT)), recording);
+        assert!(matches!(outcome, Err(Unrecorded::Lost)));
+    }
 
     #[test]
     fn a_request_is_begun_only_if_it_is_over_before_the_lease_is() {
-        let (settles, _) = mpsc::unbounded_channel();
-        let table = Arc::new(Mutex::new(Table::default()));
-        let lease = Duration::from_secs(30);
-        let share = Share { table: Arc::clone(&table), room: Arc::default(), settles, lease };
-        lock(&table).claim(&[Claimed { call_id: "c".into(), fence: 1 }]);
-        let seq = lock(&table).take(vec![newcall()]).0[0].0;
-        let left = |seconds| lock(&table).until = Some(clock::monotonic() + Duration::from_secs(seconds));
+        let (share, seq, _recorder) = share();
+        let left = |seconds| left(&share.table, seconds);
         left(12);
         assert!(share.holds(seq, Duration::from_secs(10)));
         left(8);
@@ -412,5 +438,20 @@ mod tests {
         assert!(share.holds(seq, Duration::from_mins(5)));
         left(12);
         assert!(!share.holds(seq, Duration::from_mins(5)));
+    }
+
+    /// A share that has one event, its position, and what is to be recorded.
+    fn share() -> (Share, Seq, mpsc::UnboundedReceiver<Job>) {
+        let (settles, recorder) = mpsc::unbounded_channel();
+        let share =
+            Share { table: Arc::default(), room: Arc::default(), settles, lease: Duration::from_secs(30) };
+        lock(&share.table).claim(&[Claimed { call_id: "c".into(), fence: 1 }]);
+        let seq = lock(&share.table).take(vec![newcall()]).0[0].0;
+        (share, seq, recorder)
+    }
+
+    /// So much of the lease is left.
+    fn left(table: &Mutex<Table>, seconds: u64) {
+        lock(table).until = Some(clock::monotonic() + Duration::from_secs(seconds));
     }
 }

@@ -279,16 +279,10 @@ impl Drain {
                 }
                 let span = self.span(&call_id);
                 let job = async move {
-                    if guarded {
-                        let attempt = Settle::Attempt { seq: Seq(seq), at: now };
-                        match source.settle(vec![attempt]).await {
-                            Ok(()) => {}
-                            Err(Unrecorded::Store(why)) => return Finished::NotGuarded(seq, why),
-                            Err(Unrecorded::Lost) => return Finished::NotOurs(seq),
-                        }
-                    }
-                    if !source.holds(Seq(seq), client.timeout()) {
-                        return Finished::NotOurs(seq);
+                    match source.begin(Seq(seq), guarded.then_some(now), client.timeout()).await {
+                        Ok(()) => {}
+                        Err(Unrecorded::Store(why)) => return Finished::NotGuarded(seq, why),
+                        Err(Unrecorded::Lost) => return Finished::NotOurs(seq),
                     }
                     let begun = clock::monotonic();
                     let outcome = client.post(body).await;

@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 
 use super::claims::Share;
 use crate::store::{Seq, Settle, Store, StoreError, Stretch};
+use crate::time::UnixMillis;
 
 /// One or the other; clones are handles to the same.
 #[derive(Clone)]
@@ -49,9 +50,34 @@ impl Source {
         }
     }
 
+    /// Before a request for an event is begun, which may take so long: an error says that it must not be. That it is begun
+    /// is recorded first, with `guard`; and taken back if it is not after all, so that whoever has the event next need not
+    /// take it for one that may have arrived.
+    ///
+    /// # Errors
+    /// [`Store`](Unrecorded::Store): it could not be recorded. [`Lost`](Unrecorded::Lost): the event is not this node's to
+    /// send, or not for as long.
+    pub async fn begin(
+        &self,
+        seq: Seq,
+        guard: Option<UnixMillis>,
+        request: Duration,
+    ) -> Result<(), Unrecorded> {
+        if !self.holds(seq, request) {
+            return Err(Unrecorded::Lost);
+        }
+        let Some(at) = guard else { return Ok(()) };
+        self.settle(vec![Settle::Attempt { seq, at }]).await?;
+        if !self.holds(seq, request) {
+            // Where another node has it now, that is what it finds.
+            let _ = self.settle(vec![Settle::Unattempted { seq }]).await;
+            return Err(Unrecorded::Lost);
+        }
+        Ok(())
+    }
+
     /// Whether an event is still this node's to send, by a request that may take so long.
-    #[must_use]
-    pub fn holds(&self, seq: Seq, request: Duration) -> bool {
+    fn holds(&self, seq: Seq, request: Duration) -> bool {
         match self {
             Self::Own(_) => true,
             Self::Shared(share) => share.holds(seq, request),
