@@ -199,6 +199,7 @@ impl Server {
     pub(crate) fn kill(&mut self) {
         let pid = fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
         let pid = pid.lines().next().unwrap().to_owned();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
         let killed = Command::new("kill").args(["-KILL", &pid]).status().unwrap();
         assert!(killed.success());
         if let Some((mut child, mut stop)) = self.watched.take() {
@@ -206,6 +207,17 @@ impl Server {
             child.wait().unwrap();
         }
         // Its children notice by themselves; a start before that is refused.
+        let is_over = |child: &str| {
+            let state = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+            // Behind its name in brackets; Z: nobody has asked how it ended.
+            state.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('Z'))
+        };
+        for _ in 0..1_200 {
+            if children.split_whitespace().all(is_over) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
         let socket = self.dir.path().join(".s.PGSQL.5432");
         drop(fs::remove_file(socket));
     }
