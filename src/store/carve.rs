@@ -158,6 +158,29 @@ impl Found {
     fn stands(&self) -> &[u8] {
         self.sheaf.as_deref().unwrap_or(&self.key)
     }
+
+    /// The rows of ours that stand in one of sled's, whose value begins at a place of a log. `tree_of` tells the tree of a
+    /// key and its value, if they are wanted.
+    fn each(
+        (key, value): (&[u8], &[u8]),
+        (log, at, lsn): (u32, u64, u64),
+        mut tree_of: impl FnMut(&[u8], &[u8]) -> Option<Tree>,
+        rows: &mut Vec<Self>,
+    ) {
+        let mut take = |key: &[u8], sheaf: Option<&[u8]>, behind: usize, value: &[u8]| {
+            let Some(tree) = tree_of(key, value) else { return };
+            let id = record::id_of(tree, key, value).map(|id| fingerprint(&id));
+            let len = u32::try_from(value.len()).expect("a segment is smaller");
+            let spot = Spot { log, len, at: at + behind as u64 };
+            rows.push(Self { tree, key: key.to_vec(), sheaf: sheaf.map(Into::into), spot, lsn, id });
+        };
+        match sheaf::places(value) {
+            Some(places) => places
+                .into_iter()
+                .for_each(|(of, row)| take(&value[of], Some(key), row.start, &value[row.clone()])),
+            None => take(key, None, 0, value),
+        }
+    }
 }
 
 /// All rows of a directory, and the files that hold their values; those of [`Tree::Ids`] only if they are wanted.
@@ -183,21 +206,9 @@ fn rows_in(dir: &Path, with_ids: bool) -> io::Result<(Vec<File>, Vec<Found>)> {
     rows.retain(|row| !changed.contains_key(&(row.tree, row.stands())));
     for ((tree, key), place) in changed {
         let Some(place) = place.filter(|_| tree != Tree::Ids || with_ids) else { continue };
-        let value = &bytes[place.clone()];
-        let mut take = |key: &[u8], sheaf: Option<Box<[u8]>>, at: usize, value: &[u8]| {
-            if record::unseal(tree, key, value).is_ok() {
-                let id = record::id_of(tree, key, value).map(|id| fingerprint(&id));
-                let len = u32::try_from(value.len()).expect("a journal is smaller");
-                let spot = Spot { log: 1, len, at: at as u64 };
-                rows.push(Found { tree, key: key.to_vec(), sheaf, spot, lsn: u64::MAX, id });
-            }
-        };
-        match sheaf::places(value) {
-            Some(places) => places.into_iter().for_each(|(of, row)| {
-                take(&value[of], Some(key.into()), place.start + row.start, &value[row]);
-            }),
-            None => take(key, None, place.start, value),
-        }
+        let tree_of = |key: &[u8], value: &[u8]| record::unseal(tree, key, value).is_ok().then_some(tree);
+        let at = (1, place.start as u64, u64::MAX);
+        Found::each((key, &bytes[place]), at, tree_of, &mut rows);
     }
     Ok((vec![log, journal], newest_of_each(rows)))
 }
@@ -423,25 +434,14 @@ impl Page {
         }
         let mut tree = None;
         let mut rows = Vec::with_capacity(values.len());
-        let mut take = |key: Vec<u8>, sheaf: Option<Box<[u8]>>, lsn, at, value: &[u8]| {
-            let proves = |of: &Tree| record::unseal(*of, &key, value).is_ok();
-            let Some(of) = tree.into_iter().chain(Tree::ALL).find(proves) else { return };
+        let mut tree_of = |key: &[u8], value: &[u8]| {
+            let proves = |of: &Tree| record::unseal(*of, key, value).is_ok();
+            let of = tree.into_iter().chain(Tree::ALL).find(proves)?;
             tree = Some(of);
-            if of != Tree::Ids || with_ids {
-                let id = record::id_of(of, &key, value).map(|id| fingerprint(&id));
-                let len = u32::try_from(value.len()).expect("a segment is smaller");
-                rows.push(Found { tree: of, key, sheaf, spot: Spot { log: 0, len, at }, lsn, id });
-            }
+            (of != Tree::Ids || with_ids).then_some(of)
         };
         for (key, Value { lsn, here, at }) in values {
-            let value = &bytes[here];
-            match sheaf::places(value) {
-                Some(places) => places.into_iter().for_each(|(of, row)| {
-                    let stands = Some(key.clone().into_boxed_slice());
-                    take(value[of].to_vec(), stands, lsn, at + row.start as u64, &value[row]);
-                }),
-                None => take(key, None, lsn, at, value),
-            }
+            Found::each((&key, &bytes[here]), (0, at, lsn), &mut tree_of, &mut rows);
         }
         let Leaf { lo, hi, .. } = leaf;
         tree.map(|tree| (tree, Self { lsn: whole.lsn, lo, hi, rows }))

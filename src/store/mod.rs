@@ -517,9 +517,9 @@ fn bounded(what: impl FnOnce() -> String, bytes: usize, max: usize) -> Result<()
 
 #[cfg(test)]
 mod tests {
-    use super::sled::Changes;
     use std::time::Duration;
 
+    use super::sled::Changes;
     use super::*;
     use crate::cti::event::{CallId, Direction, Event, What};
 
