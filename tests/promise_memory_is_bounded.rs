@@ -38,8 +38,9 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 const MB: f64 = 1024.0;
-/// Events of the switch that may be on their way to the disk.
-const LEAD: u64 = 1_000;
+/// Events of the switch that may be on their way to the disk: each takes some 10 kB meanwhile, so that many would look
+/// like growth while the disk stands still.
+const LEAD: u64 = 200;
 /// Events that may wait while Zammad is there: more, and the switch pauses.
 const WAITING: u64 = 3_000;
 /// In each stretch of so many cycles the last one has a long night.
