@@ -190,6 +190,8 @@ fn lived(story: Story, root: &Path, old: Option<&'static str>, random: &mut fast
         fs::write(state_dir.join("FORMAT"), "2\n").unwrap();
         let sled = sled::Config::new().path(state_dir.join("queue")).flush_every_ms(None);
         drop(sled.open().unwrap());
+        // A thread of sled's pool may hold it a moment longer.
+        fs::File::open(state_dir.join("queue/db")).unwrap().lock().unwrap();
     }
     run(story, root, Disk::of(root), History::new(), old, random).unwrap()
 }

@@ -33,22 +33,24 @@ pub(super) const INLINE_NODE: u8 = 8;
 pub(super) const INLINE_LINK: u8 = 10;
 const KIND_MAX: u8 = 11;
 
-/// Whether sled would find nothing in this log without its snapshot. It begins to read where the newest segment's
-/// header says that all was stable; if that segment was freed meanwhile, it takes the log for empty, says nothing,
-/// and writes over it.
-pub(super) fn needs_snapshot(log: &File) -> io::Result<bool> {
+/// Whether sled would find nothing in this log with a snapshot of this lsn, 0 for none. It begins to read where the
+/// newest segment's header says that all was stable; if that segment was freed meanwhile, it takes the log for empty,
+/// says nothing, and writes over it. A snapshot behind that segment tells it to begin there.
+pub(super) fn needs_newer_snapshot(log: &File, lsn: u64) -> io::Result<bool> {
+    let first = lsn / SEGMENT as u64;
     let mut numbers = BTreeSet::new();
     let mut stable = 0;
     let mut header = [0; SEGMENT_HEADER];
     for at in (0..(log.metadata()?.len() + 1).saturating_sub(SEGMENT_HEADER as u64)).step_by(SEGMENT) {
         log.read_exact_at(&mut header, at)?;
-        if let Some(number) = header_number(&header) {
+        if let Some(number) = header_number(&header).filter(|number| *number >= first) {
             numbers.insert(number);
             let lsn = i64::from_le_bytes(header[12..].try_into().expect("eight bytes")) ^ i64::MAX;
             stable = stable.max(u64::try_from(lsn).unwrap_or(0));
         }
     }
-    Ok(!numbers.is_empty() && !numbers.contains(&(stable / SEGMENT as u64)))
+    let begins = stable / SEGMENT as u64;
+    Ok(!numbers.is_empty() && begins >= first && !numbers.contains(&begins))
 }
 
 /// The number that a segment's header tells, if the header is whole.
@@ -269,7 +271,7 @@ mod tests {
             [crc.to_le_bytes().to_vec(), numbers].concat()
         };
         let dir = tempfile::tempdir().unwrap();
-        let needs = |segments: &[Vec<u8>]| {
+        let with = |lsn: usize, segments: &[Vec<u8>]| {
             let padded = segments.iter().map(|header| {
                 let mut segment = header.clone();
                 segment.resize(SEGMENT, 0);
@@ -277,14 +279,20 @@ mod tests {
             });
             let path = dir.path().join("db");
             std::fs::write(&path, padded.collect::<Vec<_>>().concat()).unwrap();
-            needs_snapshot(&File::open(path).unwrap()).unwrap()
+            needs_newer_snapshot(&File::open(path).unwrap(), lsn as u64).unwrap()
         };
+        let needs = |segments: &[Vec<u8>]| with(0, segments);
         assert!(!needs(&[]));
         assert!(!needs(&[vec![0; 20]]));
         assert!(!needs(&[header(0, 0)]));
         assert!(!needs(&[header(18, 18 * SEGMENT - 1), vec![0; 20], header(17, 17 * SEGMENT - 1)]));
         // Segment 17 was freed after 18 was begun.
         assert!(needs(&[header(18, 18 * SEGMENT - 1)]));
-        assert!(needs(&[header(18, 18 * SEGMENT - 1), vec![0; 20], header(3, 3 * SEGMENT - 1)]));
+        let freed = [header(18, 18 * SEGMENT - 1), vec![0; 20], header(3, 3 * SEGMENT - 1)];
+        assert!(needs(&freed));
+        assert!(with(638, &freed) && with(17 * SEGMENT + 9, &freed));
+        assert!(!with(18 * SEGMENT, &freed) && !with(18 * SEGMENT + 9, &freed));
+        // Of what is behind the snapshot nothing was stable: it was never told to be there.
+        assert!(!with(18 * SEGMENT, &[header(19, 18 * SEGMENT - 1)]));
     }
 }
