@@ -128,6 +128,8 @@ fn whatever_was_accepted_outlives_a_power_cut() {
     let half_synced =
         lives.iter().flat_map(|life| &life.ops).filter(|op| matches!(&***op, Op::Written { .. }));
     assert_eq!(half_synced.count(), 0, "sled has the C library's sync_file_range, not ours");
+    let owed: Vec<_> = lives.iter().filter_map(builds_on_what_may_go).collect();
+    assert!(owed.is_empty(), "written while what an earlier process left was not synced: {owed:?}");
     let reused = lives[1].labels.iter().zip(lives[1].labels.iter().skip(1));
     let reused = reused.filter(|(a, b)| **a != "reuse" && **b == "reuse").count();
     assert!(reused >= 3, "segments were used again {reused} times only");
@@ -235,6 +237,18 @@ fn run(
     let ops: Vec<_> = journal::read(&file, root).into_iter().map(Arc::new).collect();
     let labels = labels(&ops, label);
     Ok(Life { base, before, ops, labels })
+}
+
+/// Which entry, if any, writes in the queue while what an earlier process has written there is not synced: what it read
+/// of that may be gone when what it made of it is there.
+fn builds_on_what_may_go(life: &Life) -> Option<usize> {
+    let (mut disk, queue) = (life.base.clone(), Path::new("state/queue"));
+    let before = disk.age();
+    life.ops.iter().position(|op| {
+        let owed = matches!(&**op, Op::Write { ino, .. } if disk.is_owed(queue, *ino, before));
+        disk.apply(op);
+        owed
+    })
 }
 
 /// Where in its life the store is before each entry, and after the last.

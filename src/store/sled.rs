@@ -156,6 +156,7 @@ impl Disk {
             ::sled::Error::Io(source) => StoreError::at_open(path, source),
             other => wrong(path, other),
         };
+        sync_what_was_left(path)?;
         finish_snapshots(path)?;
         check_snapshot(path)?;
         // We flush and sync each group ourselves: a flusher thread would only wake an idle machine.
@@ -172,8 +173,6 @@ impl Disk {
         disk.put(&left)?;
         disk.sync()?;
         disk.sheaves = AtomicBool::new(disk.get(Tree::Meta, SHEAVES)?.is_some());
-        // What a process before this one wrote and could not sync any more has been read as if it were durable.
-        disk.log.sync_data().map_err(|source| disk.not_synced("db", source))?;
         for part in [path.join("conf"), path.join("blobs"), path.to_owned()] {
             File::open(&part).and_then(|f| f.sync_all()).map_err(|e| StoreError::at_open(&part, e))?;
         }
@@ -379,7 +378,7 @@ impl Disk {
     }
 
     fn not_synced(&self, file: &str, source: io::Error) -> StoreError {
-        StoreError::NotSynced { path: self.path.join(file), source: source.into() }
+        not_synced(&self.path.join(file), source)
     }
 
     fn journal(&self) -> MutexGuard<'_, Journal> {
@@ -498,6 +497,23 @@ fn is_refusal(why: &io::Error) -> bool {
 fn is_damage(why: &io::Error) -> bool {
     const EIO: i32 = 5;
     why.raw_os_error().is_none_or(|code| code == EIO)
+}
+
+/// What a process wrote that was killed before it could sync will be read as if it were durable: so it is made that.
+fn sync_what_was_left(path: &Path) -> Result<(), StoreError> {
+    let files = ["conf", "db"].map(|name| path.join(name)).into_iter().chain([journal::path(path)]);
+    for file in files.chain(snapshots(path)).chain([path.to_owned()]) {
+        match File::open(&file) {
+            Ok(open) => open.sync_all().map_err(|why| not_synced(&file, why))?,
+            Err(why) if why.kind() == io::ErrorKind::NotFound => {}
+            Err(why) => return Err(StoreError::at_open(&file, why)),
+        }
+    }
+    Ok(())
+}
+
+fn not_synced(file: &Path, source: io::Error) -> StoreError {
+    StoreError::NotSynced { path: file.to_owned(), source: source.into() }
 }
 
 /// sled writes a snapshot beside the old one, syncs and renames it, and goes on before its name is durable: what the

@@ -9,6 +9,7 @@
 //! to stand there; then it holds zeros. Names come in one of two ways, see [`Names`].
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -195,6 +196,21 @@ impl Disk {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         let dirs = path.parent().unwrap().iter().map(|part| part.to_str().unwrap().to_owned());
         (dirs.fold(ROOT, |dir, part| self.names[&(dir, part)]), name)
+    }
+
+    /// How many entries of journals it has seen.
+    pub(crate) fn age(&self) -> usize {
+        self.age
+    }
+
+    /// Whether a file of this inode stands in the directory `dir`, and with it one that holds bytes from before `age`
+    /// that are not synced.
+    pub(crate) fn is_owed(&self, dir: &Path, ino: Ino, age: usize) -> bool {
+        let step = |at: Option<Id>, part: &OsStr| self.names.get(&(at?, part.to_str()?.to_owned())).copied();
+        let Some(dir) = dir.iter().fold(Some(ROOT), step) else { return false };
+        let mut files = self.names.range((dir, String::new())..(dir + 1, String::new())).map(|(_, id)| *id);
+        files.clone().any(|id| self.by_ino.get(&ino) == Some(&id))
+            && files.any(|id| self.nodes[id].unsynced.first().is_some_and(|(at, _)| *at <= age))
     }
 
     /// Makes the directory `to` into one that may be found after a cut here. What happens to what was not synced
