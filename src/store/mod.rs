@@ -59,6 +59,7 @@ mod segments;
 mod shared;
 mod sheaf;
 mod sled;
+mod snapshots;
 pub mod state;
 mod writer;
 

@@ -7,7 +7,8 @@
 //! - What it writes it takes for durable once `sync_file_range` has returned, which leaves the disk's own cache and the
 //!   file's metadata behind: on Linux a flush promises too little, and a segment is used again while what was moved out
 //!   of it can still be lost. [`sync_file_range`] below stands in for the C library's.
-//! - `conf` and the directories are never synced. [`Disk::open`] syncs them before anything is accepted.
+//! - `conf` and the directories are never synced. [`Disk::open`] syncs them before anything is accepted. Until then a
+//!   snapshot may lose its name: [`snapshots`](super::snapshots).
 //! - Pages over 128 KiB go to files of their own under `blobs/`, which are never synced, so that a power cut
 //!   loses the page and every row on it. A leaf holds up to some 20 rows; [`ROW_MAX`] keeps it small enough.
 //! - A write that fails in the background leaves a flush that waits for it waiting for ever; [`Disk::flush`] ends that.
@@ -31,7 +32,7 @@ use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transa
 use super::error::StoreError;
 use super::journal::{self, Journal};
 use super::sheaf::{self, Lay};
-use super::{record, segments};
+use super::{record, snapshots};
 
 /// Largest key and value together, in bytes: 18 of them stay below sled's limit of 128 KiB a page.
 pub(super) const ROW_MAX: usize = 7 * 1024;
@@ -157,8 +158,8 @@ impl Disk {
             other => wrong(path, other),
         };
         sync_what_was_left(path)?;
-        finish_snapshots(path)?;
-        check_snapshot(path)?;
+        snapshots::finish(path)?;
+        snapshots::check(path)?;
         // We flush and sync each group ourselves: a flusher thread would only wake an idle machine.
         let config = ::sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
         let db = config.open().map_err(refused)?;
@@ -502,7 +503,7 @@ fn is_damage(why: &io::Error) -> bool {
 /// What a process wrote that was killed before it could sync will be read as if it were durable: so it is made that.
 fn sync_what_was_left(path: &Path) -> Result<(), StoreError> {
     let files = ["conf", "db"].map(|name| path.join(name)).into_iter().chain([journal::path(path)]);
-    for file in files.chain(snapshots(path)).chain([path.to_owned()]) {
+    for file in files.chain(snapshots::all(path)).chain([path.to_owned()]) {
         match File::open(&file) {
             Ok(open) => open.sync_all().map_err(|why| not_synced(&file, why))?,
             Err(why) if why.kind() == io::ErrorKind::NotFound => {}
@@ -514,53 +515,6 @@ fn sync_what_was_left(path: &Path) -> Result<(), StoreError> {
 
 fn not_synced(file: &Path, source: io::Error) -> StoreError {
     StoreError::NotSynced { path: file.to_owned(), source: source.into() }
-}
-
-/// sled writes a snapshot beside the old one, syncs and renames it, and goes on before its name is durable: what the
-/// new one does not need is overwritten, and read from the old one the log is found empty. So one that a power cut has
-/// left under its first name is given the second, if it is whole.
-fn finish_snapshots(path: &Path) -> Result<(), StoreError> {
-    for begun in snapshots(path).filter(|file| file.extension().is_some_and(|e| e == BEGUN)) {
-        let written = std::fs::read(&begun).map_err(|e| StoreError::at_open(&begun, e))?;
-        let finished = if is_snapshot(&written) {
-            std::fs::rename(&begun, begun.with_extension(""))
-        } else {
-            std::fs::remove_file(&begun)
-        };
-        finished.and_then(|()| File::open(path)?.sync_all()).map_err(|e| StoreError::at_open(&begun, e))?;
-    }
-    Ok(())
-}
-
-/// What a snapshot's name ends with until it is whole.
-const BEGUN: &str = "generating";
-
-/// Files that sled takes for snapshots.
-fn snapshots(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
-    let files = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-    files.filter(|file| file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"snap.")))
-}
-
-/// Whether a snapshot's file is whole: what it says, the length of that (8, little endian) and its crc32 (4).
-fn is_snapshot(file: &[u8]) -> bool {
-    let Some((rest, crc)) = file.split_last_chunk() else { return false };
-    let Some((said, len)) = rest.split_last_chunk() else { return false };
-    u64::from_le_bytes(*len) == said.len() as u64 && u32::from_le_bytes(*crc) == crc32fast::hash(said)
-}
-
-/// Without its newest snapshot sled takes some logs for empty. Better damaged than that.
-fn check_snapshot(path: &Path) -> Result<(), StoreError> {
-    let lsn = |file: PathBuf| u64::from_str_radix(file.extension()?.to_str()?, 16).ok();
-    let newest = snapshots(path).filter_map(lsn).max();
-    let Ok(log) = File::open(path.join("db")) else { return Ok(()) };
-    match segments::needs_newer_snapshot(&log, newest.unwrap_or(0)) {
-        Ok(true) => Err(StoreError::damaged_file(
-            path,
-            "its newest snapshot is missing, without which sled finds nothing",
-        )),
-        Ok(false) => Ok(()),
-        Err(why) => Err(StoreError::at_open(path, why)),
-    }
 }
 
 /// In the place of the C library's function of this name, for all that is linked with this crate: `fdatasync`, which
@@ -607,7 +561,7 @@ fn in_words(error: io::Error) -> io::Error {
 pub(super) mod tests {
     use super::*;
 
-    const KEY: &[u8] = b"key";
+    pub(in crate::store) const KEY: &[u8] = b"key";
 
     /// What of an open directory has left its process, in another.
     pub(in crate::store) fn as_it_lies(path: &Path, found: &Path) {
@@ -723,49 +677,7 @@ pub(super) mod tests {
         }
     }
 
-    #[test]
-    fn the_newest_snapshot_is_used_by_whichever_name_or_missed() {
-        let dir = tempfile::tempdir().unwrap();
-        let open = || Disk::open(dir.path()).unwrap();
-        let snapshot = |path: &Path| snapshots(path).next().unwrap();
-        open().close().unwrap();
-        let mut disk = open();
-        let old = snapshot(dir.path());
-        let (old, held) = (old.file_name().unwrap(), std::fs::read(&old).unwrap());
-        // Until the segment is not needed any more where sled would begin to read without the snapshot.
-        let begins =
-            || !segments::needs_newer_snapshot(&File::open(dir.path().join("db")).unwrap(), 0).unwrap();
-        for _ in (0..100).take_while(|_| begins()) {
-            for n in 0..50 {
-                disk.write(&of(&[n; 4_000]), Lay::Apart).and_then(|()| disk.sync()).unwrap();
-            }
-            disk.write(&of(b"kept"), Lay::Apart).unwrap();
-            disk.close().unwrap();
-            disk = open();
-        }
-
-        // The power fails while it is opened: the new snapshot's second name is not on disk, or neither is.
-        for whole in [true, false] {
-            let found = tempfile::tempdir().unwrap();
-            as_it_lies(dir.path(), found.path());
-            let new = snapshot(found.path());
-            assert_ne!(new.file_name().unwrap(), old);
-            std::fs::write(found.path().join(old), &held).unwrap();
-            if whole {
-                std::fs::rename(&new, new.with_added_extension(BEGUN)).unwrap();
-                let disk = Disk::open(found.path()).unwrap();
-                assert_eq!(disk.get(Tree::Meta, KEY).unwrap().unwrap(), b"kept");
-                disk.close().unwrap();
-            } else {
-                std::fs::remove_file(&new).unwrap();
-                let why = Disk::open(found.path()).err().unwrap().to_string();
-                assert!(why.contains("newest snapshot is missing"), "{why}");
-            }
-        }
-        disk.close().unwrap();
-    }
-
-    fn of(value: &[u8]) -> Changes {
+    pub(in crate::store) fn of(value: &[u8]) -> Changes {
         Changes::from([((Tree::Meta, KEY.to_vec()), Some(value.to_vec()))])
     }
 
