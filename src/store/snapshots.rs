@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
-use super::segments;
+use super::{folder, segments};
 
 /// What a snapshot's name ends with until it is whole.
 const BEGUN: &str = "generating";
@@ -21,7 +21,7 @@ pub(super) fn finish(path: &Path) -> Result<(), StoreError> {
         } else {
             std::fs::remove_file(&begun)
         };
-        finished.and_then(|()| File::open(path)?.sync_all()).map_err(|e| StoreError::at_open(&begun, e))?;
+        finished.and_then(|()| folder::sync_dir(path)).map_err(|e| StoreError::at_open(&begun, e))?;
     }
     Ok(())
 }
