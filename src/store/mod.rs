@@ -48,6 +48,7 @@ mod error;
 mod folder;
 mod group;
 mod journal;
+mod memory;
 mod migrate;
 mod model;
 mod record;

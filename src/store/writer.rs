@@ -22,7 +22,7 @@ use super::record::{self, LEDGER, Ledger, Mark, REST};
 use super::rest::{self, Rest};
 use super::sheaf::Lay;
 use super::sled::{Disk, Recorded, Tree};
-use super::{Pending, Seq, Settle, Shared, Trimmed, folder, migrate};
+use super::{Pending, Seq, Settle, Shared, Trimmed, folder, memory, migrate};
 use crate::time::UnixMillis;
 
 /// Most requests in one group, and most that wait for the next: bounds the memory of a transaction and the
@@ -255,6 +255,8 @@ impl Writer {
         if bytes < limits.swap_bytes || bytes < kept.saturating_mul(Copy::WORTH_PER_ROW) {
             return;
         }
+        // A second directory takes memory beside the first, and what was delivered leaves holes.
+        memory::give_back();
         match Copy::begin(&self.state_dir, Lay::of(kept, limits.together_above)) {
             Ok(copy) => {
                 tracing::info!(name: "store_swap_begun", bytes, "the store is empty and large: a fresh directory is made");
@@ -345,6 +347,7 @@ impl Writer {
             folder::replace(&state_dir)?;
             open(&state_dir).map(|(disk, ..)| disk)
         });
+        memory::give_back();
         match swapped {
             Ok(bytes) => tracing::info!(name: "store_swapped", bytes, "the fresh directory is in place"),
             Err(why) => {
