@@ -47,8 +47,9 @@ pub(crate) fn run(size: Size) -> Vec<Row> {
     std::thread::sleep(Duration::from_secs(2));
     let left = bytes_below(&queue);
     let figures = daemon.figures();
-    let flat = rates[rates.len() - 1] / rates[1];
-    let cost = costs[costs.len() - 1] / costs[1];
+    // Three at once: the machine itself is not as fast in each moment.
+    let late_to_early = |of: &[f64]| of[7..].iter().sum::<f64>() / of[1..4].iter().sum::<f64>();
+    let (flat, cost) = (late_to_early(&rates), late_to_early(&costs));
     let row = |what, goal: &str, result: String, met| Row {
         what,
         against: "–",
@@ -73,7 +74,7 @@ pub(crate) fn run(size: Size) -> Vec<Row> {
             figures.rss_max_mb <= 64.0,
         ),
         row(
-            "the same: pace of the last tenth, against the second",
+            "the same: pace of the last three tenths, against the second to the fourth",
             "flat (≥ 0.8)",
             format!("{flat:.2} (processor time of an event: {cost:.2})"),
             flat >= 0.8,

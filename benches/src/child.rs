@@ -13,7 +13,7 @@ pub(crate) const AS_DAEMON: &str = "FREESWITCH_ZAMMAD_BENCH_AS_DAEMON";
 
 /// What the unit sets for glibc.
 const MALLOC: [(&str, &str); 3] =
-    [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "65536"), ("MALLOC_TRIM_THRESHOLD_", "65536")];
+    [("MALLOC_ARENA_MAX", "4"), ("MALLOC_MMAP_THRESHOLD_", "65536"), ("MALLOC_TRIM_THRESHOLD_", "65536")];
 const TICK: Duration = Duration::from_millis(10);
 
 /// A daemon. Dropped, it is killed.
