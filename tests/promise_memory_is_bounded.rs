@@ -19,6 +19,8 @@ mod crowd;
 mod gauge;
 #[path = "common/program.rs"]
 mod program;
+#[path = "common/unit.rs"]
+mod unit;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -223,13 +225,6 @@ fn more(what: &str, is: f64, may_be: f64) -> Option<String> {
     (is > may_be).then(|| format!("{what}: {is}, more than {may_be}"))
 }
 
-/// What the systemd unit sets for the allocator: without it glibc keeps for each thread what that once freed.
-fn the_units_environment<'a>() -> impl Iterator<Item = (&'a str, &'a str)> {
-    let unit = include_str!("../systemd/freeswitch-zammad.service");
-    let set = unit.lines().filter_map(|line| line.strip_prefix("Environment=")?.split_once('='));
-    set.filter(|(name, _)| name.starts_with("MALLOC_"))
-}
-
 fn given(name: &str, usual: u64) -> u64 {
     std::env::var(name).map_or(usual, |text| text.parse().unwrap())
 }
@@ -296,7 +291,7 @@ impl Soak {
         let config = self.dir.path().join("config.toml");
         let faster = if self.speed == 1 { vec![] } else { clock::faster(self.speed) };
         let faster = faster.iter().map(|(name, value)| (*name, value.as_str()));
-        let environment: Vec<(&str, &str)> = the_units_environment().chain(faster).collect();
+        let environment: Vec<(&str, &str)> = unit::malloc().chain(faster).collect();
         let mut program = Program::start(&["run", "--config", config.to_str().unwrap()], &environment);
         program.wait_for("listening to the switch");
         let gauge = Gauge::new(program.id(), &self.state_dir());

@@ -6,14 +6,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::disk;
+use crate::{disk, unit};
 
 /// The variable that makes a daemon of this program.
 pub(crate) const AS_DAEMON: &str = "FREESWITCH_ZAMMAD_BENCH_AS_DAEMON";
 
-/// What the unit sets for glibc.
-const MALLOC: [(&str, &str); 3] =
-    [("MALLOC_ARENA_MAX", "4"), ("MALLOC_MMAP_THRESHOLD_", "65536"), ("MALLOC_TRIM_THRESHOLD_", "65536")];
 const TICK: Duration = Duration::from_millis(10);
 
 /// A daemon. Dropped, it is killed.
@@ -44,7 +41,7 @@ impl Daemon {
         private(&file);
         let program = disk::built().join("benches");
         let mut command = Command::new(program);
-        command.env(AS_DAEMON, "1").envs(MALLOC).args(["run", "--config"]).arg(&config);
+        command.env(AS_DAEMON, "1").envs(unit::malloc()).args(["run", "--config"]).arg(&config);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         if std::env::var_os("BENCH_LOG").is_none() {
             command.stderr(Stdio::null());

@@ -15,6 +15,8 @@ mod outbox;
 mod postgres;
 mod server;
 mod track;
+#[path = "../../tests/common/unit.rs"]
+mod unit;
 
 use std::process::ExitCode;
 
