@@ -88,7 +88,7 @@ pub async fn run(
         lock(&history).note(now, waiting + shared, oldest);
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK) => {}
+            () = clock::tick(LOOK) => {}
         }
     }
 }

@@ -94,9 +94,9 @@ impl Beat {
         self.this.moved.store(self.pulse.elapsed(), Ordering::Relaxed);
     }
 
-    /// Returns after [`TICK`]: what wakes a loop that nothing else does. May be dropped.
+    /// Returns within [`TICK`], for all loops in the same moment: what wakes a loop that nothing else does. May be dropped.
     pub async fn tick(&self) {
-        tokio::time::sleep(TICK).await;
+        clock::tick(TICK).await;
     }
 
     /// Waits on purpose, for something that may take longer than [`BOUND`]: meanwhile the loop counts as moving. May be

@@ -87,12 +87,13 @@ pub async fn keep_told(
             tell(&[NotifyState::Status(&sentence)]);
             said = sentence;
         }
-        let due = |every: Duration| fed.is_none_or(|at| now.saturating_duration_since(at) >= every / 4);
+        // The next look may be too late.
+        let due = |every: Duration| fed.is_none_or(|at| now.saturating_duration_since(at) + look > every / 4);
         if !stuck && watchdog.is_some_and(due) {
             tell(&[NotifyState::Watchdog]);
             fed = Some(now);
         }
-        tokio::time::sleep(look).await;
+        clock::tick(look).await;
     }
 }
 
