@@ -247,7 +247,8 @@ impl Schedule {
         if self.window.beyond.is_none() && held >= WINDOW {
             self.window.beyond = Some(item.seq);
         }
-        if self.window.beyond.is_none() {
+        // What an operator puts back may be heard of after what came then; reading would not come by it any more.
+        if self.window.beyond.is_none_or(|beyond| item.seq < beyond) {
             return self.take(item, now);
         }
         // Older events wait in the store only. A call that begins now has none among them.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use freeswitch_zammad::cti::reply::{Outcome, Reply};
 use freeswitch_zammad::queue::line::Item;
 use freeswitch_zammad::queue::schedule::{ASIDE, Output, Schedule, WINDOW};
 use freeswitch_zammad::store::Settle;
@@ -161,19 +162,66 @@ fn memory_is_bounded_while_zammad_is_away_and_new_calls_still_go_first() {
         match schedule.poll_output(now) {
             Some(Output::Post { seq, .. }) => {
                 posted.push(seq);
-                let done = freeswitch_zammad::cti::reply::Reply {
-                    status: 200,
-                    body: "{}".into(),
-                    retry_after: None,
-                    location: None,
-                };
-                schedule.handle_outcome(seq, &freeswitch_zammad::cti::reply::Outcome::Reply(done), now);
+                let done = Reply { status: 200, body: "{}".into(), retry_after: None, location: None };
+                schedule.handle_outcome(seq, &Outcome::Reply(done), now);
             }
             Some(_) => {}
             None => panic!("nothing to do after {posted:?}"),
         }
     }
     assert!(posted.contains(&seq), "{posted:?} without {seq}");
+}
+
+/// Who put them back is heard after the calls that came then.
+#[test]
+fn what_was_put_back_just_before_memory_was_full_is_not_left_in_the_store() {
+    let now = clock::now();
+    let item = |seq: u64, told: Pending| Item {
+        seq,
+        event: told.event,
+        happened: now,
+        answered: false,
+        attempted: false,
+        held: false,
+        restored: false,
+    };
+    let mut schedule = Schedule::new(quick(), 1);
+    schedule.set_paused(true);
+    schedule.handle_loaded(Vec::new(), 0, true, now);
+    let put_back = missed("put back");
+    let first = put_back.len() as u64;
+    let live = (0..WINDOW).flat_map(|call| missed(&format!("c{call}")));
+    let live: Vec<Item> = (first..).zip(live).map(|(seq, told)| item(seq, told)).collect();
+    let put_back: Vec<Item> =
+        (0..).zip(put_back).map(|(seq, told)| Item { restored: true, ..item(seq, told) }).collect();
+    let mut disk: std::collections::BTreeMap<u64, Item> =
+        put_back.iter().chain(&live).map(|item| (item.seq, item.clone())).collect();
+    let all: Vec<u64> = disk.keys().copied().collect();
+    let (then, later) = live.split_at(WINDOW + 1);
+    for item in then.iter().chain(&put_back).chain(later) {
+        schedule.handle_accepted(item.clone(), now);
+    }
+    schedule.set_paused(false);
+    let mut posted = Vec::new();
+    while let Some(output) = schedule.poll_output(now) {
+        match output {
+            Output::Load { from, limit } => {
+                let items: Vec<Item> = disk.range(from..).take(limit).map(|(_, item)| item.clone()).collect();
+                let next = items.last().map_or(from, |item| item.seq + 1);
+                let end = items.len() < limit;
+                schedule.handle_loaded(items, next, end, now);
+            }
+            Output::Post { seq, .. } => {
+                posted.push(seq);
+                let taken = Reply { status: 200, body: "{}".into(), retry_after: None, location: None };
+                schedule.handle_outcome(seq, &Outcome::Reply(taken), now);
+            }
+            Output::Settle { seq, .. } => drop(disk.remove(&seq)),
+            _ => {}
+        }
+    }
+    let never: Vec<u64> = all.iter().filter(|seq| !posted.contains(seq)).copied().collect();
+    assert_eq!((never, posted.len()), (vec![], all.len()));
 }
 
 #[tokio::test]
