@@ -504,7 +504,7 @@ fn new_state(change: StateChange) -> Result<NewState, StoreError> {
     bounded(|| format!("the state key {name:.40}…"), name.len(), KEY_MAX)?;
     let pieces = match value {
         None => Vec::new(),
-        Some(value) if value.is_empty() => vec![value],
+        Some(value) if value.len() <= PIECE_MAX => vec![value],
         Some(value) => {
             bounded(|| format!("the state of {name}"), value.len(), STATE_MAX)?;
             value.chunks(PIECE_MAX).map(<[u8]>::to_vec).collect()

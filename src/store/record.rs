@@ -8,6 +8,8 @@
 //! Keys of `pending`, `dead` and `delivered` are a [`Seq`], eight bytes, big endian: their order is the queue's.
 //! Keys of `state` are the name and a two-byte big-endian piece number, because a value may be larger than a row.
 
+use std::borrow::Cow;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -158,13 +160,13 @@ impl Stored for Dead {
         json(&DeadRow {
             pending: PendingRow::from(&self.pending),
             died: self.died.0,
-            story: cut(&self.story, STORY_MAX),
+            story: cut(&self.story, STORY_MAX).into(),
         })
     }
 
     fn decode(payload: &[u8]) -> Result<Self, String> {
         let DeadRow { pending, died, story } = parse(payload)?;
-        Ok(Self { pending: pending.try_into()?, died: UnixMillis(died), story })
+        Ok(Self { pending: pending.try_into()?, died: UnixMillis(died), story: story.into_owned() })
     }
 }
 
@@ -173,13 +175,17 @@ impl Stored for Delivered {
         json(&DeliveredRow {
             pending: PendingRow::from(&self.pending),
             delivered: self.delivered.0,
-            note: self.note.as_ref().map(|n| cut(n, STORY_MAX)),
+            note: self.note.as_deref().map(|n| cut(n, STORY_MAX).into()),
         })
     }
 
     fn decode(payload: &[u8]) -> Result<Self, String> {
         let DeliveredRow { pending, delivered, note } = parse(payload)?;
-        Ok(Self { pending: pending.try_into()?, delivered: UnixMillis(delivered), note })
+        Ok(Self {
+            pending: pending.try_into()?,
+            delivered: UnixMillis(delivered),
+            note: note.map(Cow::into_owned),
+        })
     }
 }
 
@@ -266,15 +272,15 @@ fn checksum(tree: Tree, key: &[u8], payload: &[u8]) -> u32 {
 }
 
 #[derive(Serialize, Deserialize)]
-struct PendingRow {
-    id: String,
-    zammad: String,
-    switch: String,
-    call: String,
+struct PendingRow<'a> {
+    id: Cow<'a, str>,
+    zammad: Cow<'a, str>,
+    switch: Cow<'a, str>,
+    call: Cow<'a, str>,
     direction: DirectionRow,
-    from: String,
-    to: String,
-    what: WhatRow,
+    from: Cow<'a, str>,
+    to: Cow<'a, str>,
+    what: WhatRow<'a>,
     happened: u64,
     answered: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -286,18 +292,18 @@ struct PendingRow {
 }
 
 #[derive(Serialize, Deserialize)]
-struct DeadRow {
-    pending: PendingRow,
+struct DeadRow<'a> {
+    pending: PendingRow<'a>,
     died: u64,
-    story: String,
+    story: Cow<'a, str>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct DeliveredRow {
-    pending: PendingRow,
+struct DeliveredRow<'a> {
+    pending: PendingRow<'a>,
     delivered: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    note: Option<String>,
+    note: Option<Cow<'a, str>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -335,34 +341,34 @@ enum DirectionRow {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum WhatRow {
+enum WhatRow<'a> {
     NewCall {
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        user: Option<String>,
+        user: Option<Cow<'a, str>>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        queue: Option<String>,
+        queue: Option<Cow<'a, str>>,
     },
     Answer {
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        answering_number: Option<String>,
+        answering_number: Option<Cow<'a, str>>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        user: Option<String>,
+        user: Option<Cow<'a, str>>,
     },
     Hangup {
-        cause: String,
+        cause: Cow<'a, str>,
     },
 }
 
-impl From<&Pending> for PendingRow {
-    fn from(pending: &Pending) -> Self {
+impl<'a> From<&'a Pending> for PendingRow<'a> {
+    fn from(pending: &'a Pending) -> Self {
         let Pending { id, zammad, switch, event, happened, answered, attempt, held, restored } = pending;
         // Longer text would not be sent either: Zammad holds no more.
-        let text = |t: &String| cut(t, TEXT_MAX);
+        let text = |t: &'a String| Cow::from(cut(t, TEXT_MAX));
         Self {
-            id: id.clone(),
-            zammad: zammad.clone(),
-            switch: switch.clone(),
-            call: event.call_id.as_str().to_owned(),
+            id: id.into(),
+            zammad: zammad.into(),
+            switch: switch.into(),
+            call: event.call_id.as_str().into(),
             direction: match event.direction {
                 Direction::In => DirectionRow::In,
                 Direction::Out => DirectionRow::Out,
@@ -377,7 +383,7 @@ impl From<&Pending> for PendingRow {
                     answering_number: answering_number.as_ref().map(text),
                     user: user.as_ref().map(text),
                 },
-                What::Hangup { cause } => WhatRow::Hangup { cause: cause.as_str().to_owned() },
+                What::Hangup { cause } => WhatRow::Hangup { cause: cause.as_str().into() },
             },
             happened: happened.0,
             answered: *answered,
@@ -388,13 +394,16 @@ impl From<&Pending> for PendingRow {
     }
 }
 
-impl TryFrom<PendingRow> for Pending {
+impl TryFrom<PendingRow<'_>> for Pending {
     type Error = String;
 
-    fn try_from(row: PendingRow) -> Result<Self, String> {
+    fn try_from(row: PendingRow<'_>) -> Result<Self, String> {
+        let owned = |text: Option<Cow<'_, str>>| text.map(Cow::into_owned);
         let what = match row.what {
-            WhatRow::NewCall { user, queue } => What::NewCall { user, queue },
-            WhatRow::Answer { answering_number, user } => What::Answer { answering_number, user },
+            WhatRow::NewCall { user, queue } => What::NewCall { user: owned(user), queue: owned(queue) },
+            WhatRow::Answer { answering_number, user } => {
+                What::Answer { answering_number: owned(answering_number), user: owned(user) }
+            }
             WhatRow::Hangup { cause } => {
                 What::Hangup { cause: cause.parse().map_err(|_| "its cause is no CTI cause".to_owned())? }
             }
@@ -404,10 +413,16 @@ impl TryFrom<PendingRow> for Pending {
             DirectionRow::Out => Direction::Out,
         };
         Ok(Self {
-            id: row.id,
-            zammad: row.zammad,
-            switch: row.switch,
-            event: Event { call_id: CallId::new(&row.call), direction, from: row.from, to: row.to, what },
+            id: row.id.into_owned(),
+            zammad: row.zammad.into_owned(),
+            switch: row.switch.into_owned(),
+            event: Event {
+                call_id: CallId::new(&row.call),
+                direction,
+                from: row.from.into_owned(),
+                to: row.to.into_owned(),
+                what,
+            },
             happened: UnixMillis(row.happened),
             answered: row.answered,
             attempt: row.attempt.map(UnixMillis),
@@ -426,8 +441,9 @@ fn parse<T: DeserializeOwned>(payload: &[u8]) -> Result<T, String> {
     serde_json::from_slice(payload).map_err(|e| format!("not the expected shape at byte {}", e.column()))
 }
 
-fn cut(text: &str, max: usize) -> String {
-    text.chars().take(max).collect()
+fn cut(text: &str, max: usize) -> &str {
+    let end = text.char_indices().nth(max).map_or(text.len(), |(at, _)| at);
+    &text[..end]
 }
 
 #[cfg(test)]
