@@ -36,7 +36,7 @@ use super::number::Country;
 use super::people::People;
 use super::route::Route;
 use super::rule::Rule;
-use crate::cti::event::{CallId, Event as Told};
+use crate::cti::event::{CallId, Event as Told, cut};
 use crate::esl::event::{Event, Name};
 use crate::time::UnixMillis;
 
@@ -45,6 +45,8 @@ use crate::time::UnixMillis;
 pub const LEGS_MAX: usize = 200_000;
 /// How long an unanswered outbound call waits for another trunk to be tried, while our leg stands.
 pub const FAILOVER_MAX: Duration = Duration::from_secs(10);
+/// Most characters of a leg's id in a call's name that says more than the id: what it says besides must fit, too.
+const NAME_MAX: usize = 200;
 
 /// What one switch's calls are told by.
 #[derive(Clone, Debug)]
@@ -389,13 +391,8 @@ fn call_id(leg: &Leg) -> CallId {
     let id = &leg.id;
     let is_uuid = id.len() == 36 && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
     match &leg.core {
-        Some(core) if leg.recovered => CallId::new(&format!("{}-{core}", cut(id))),
+        Some(core) if leg.recovered => CallId::new(&format!("{}-{core}", cut(id, NAME_MAX))),
         Some(_) | None if is_uuid => CallId::new(id),
-        Some(_) | None => CallId::new(&format!("{}-{}", cut(id), leg.created.0)),
+        Some(_) | None => CallId::new(&format!("{}-{}", cut(id, NAME_MAX), leg.created.0)),
     }
-}
-
-fn cut(id: &str) -> &str {
-    let end = id.char_indices().nth(200).map_or(id.len(), |(end, _)| end);
-    &id[..end]
 }

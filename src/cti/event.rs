@@ -201,6 +201,7 @@ struct Body<'a> {
     cause: Option<&'a str>,
 }
 
-fn cut(text: &str, max: usize) -> &str {
+/// The first `max` characters, or all of it if there are fewer.
+pub(crate) fn cut(text: &str, max: usize) -> &str {
     text.char_indices().nth(max).map_or(text, |(end, _)| &text[..end])
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{Place, StoreError};
 use super::sled::Tree;
 use super::{Counts, Dead, Delivered, Pending, Seq};
-use crate::cti::event::{CallId, Direction, Event, TEXT_MAX, What};
+use crate::cti::event::{CallId, Direction, Event, TEXT_MAX, What, cut};
 use crate::time::UnixMillis;
 
 /// Longest story or note that is kept, in characters. It may quote a web page that Zammad's proxy answered.
@@ -439,11 +439,6 @@ fn json<T: Serialize>(row: &T) -> Vec<u8> {
 /// serde's message can quote what it read, and rows hold phone numbers: only the place is told.
 fn parse<T: DeserializeOwned>(payload: &[u8]) -> Result<T, String> {
     serde_json::from_slice(payload).map_err(|e| format!("not the expected shape at byte {}", e.column()))
-}
-
-fn cut(text: &str, max: usize) -> &str {
-    let end = text.char_indices().nth(max).map_or(text.len(), |(at, _)| at);
-    &text[..end]
 }
 
 #[cfg(test)]
