@@ -1,6 +1,6 @@
 //! Late events, what is too old, queues larger than memory, the same event twice, and a Zammad from a backup.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use freeswitch_zammad::cti::reply::{Outcome, Reply};
 use freeswitch_zammad::queue::line::Item;
@@ -49,6 +49,24 @@ async fn five_late_calls(policy: LatePolicy) -> (Bench, Running) {
     let running = bench.drain(late(policy));
     running.drained().await;
     (bench, running)
+}
+
+/// An event as it comes to a schedule that is driven without a drain.
+fn item(seq: u64, told: Pending, happened: UnixMillis) -> Item {
+    Item { seq, event: told.event, happened, answered: false, attempted: false, held: false, restored: false }
+}
+
+/// What a schedule asked for, from what the store would hold.
+fn load(schedule: &mut Schedule, disk: &BTreeMap<u64, Item>, from: u64, limit: usize, now: UnixMillis) {
+    let items: Vec<Item> = disk.range(from..).take(limit).map(|(_, item)| item.clone()).collect();
+    let next = items.last().map_or(from, |item| item.seq + 1);
+    let end = items.len() < limit;
+    schedule.handle_loaded(items, next, end, now);
+}
+
+/// Zammad has taken it.
+fn taken() -> Outcome {
+    Outcome::Reply(Reply { status: 200, body: "{}".into(), retry_after: None, location: None })
 }
 
 fn told(bench: &Bench) -> Vec<String> {
@@ -123,47 +141,31 @@ async fn what_is_too_old_is_given_up_even_while_zammad_is_away() {
 fn memory_is_bounded_while_zammad_is_away_and_new_calls_still_go_first() {
     let now = clock::now();
     let mut schedule = Schedule::new(Settings { concurrency: 1, ..quick() }, 1);
-    let mut disk = std::collections::BTreeMap::new();
+    let mut disk = BTreeMap::new();
     schedule.set_paused(true);
     let mut seq = 0;
-    let load = |schedule: &mut Schedule, disk: &std::collections::BTreeMap<u64, Item>| {
-        while let Some(Output::Load { from, limit }) = schedule.poll_output(now) {
-            let items: Vec<Item> = disk.range(from..).take(limit).map(|(_, i)| i.clone()).collect();
-            let next = items.last().map_or(from, |i| i.seq + 1);
-            let end = items.len() < limit;
-            schedule.handle_loaded(items, next, end, now);
-        }
-    };
     for number in 0..40_000 {
         for told in missed(&format!("c{number}")) {
             seq += 1;
-            let item = Item {
-                seq,
-                event: told.event,
-                happened: now,
-                answered: false,
-                attempted: false,
-                held: false,
-                restored: false,
-            };
+            let item = item(seq, told, now);
             disk.insert(seq, item.clone());
             schedule.handle_accepted(item, now);
-            load(&mut schedule, &disk);
+            while let Some(Output::Load { from, limit }) = schedule.poll_output(now) {
+                load(&mut schedule, &disk, from, limit, now);
+            }
             assert!(schedule.held() <= WINDOW + ASIDE + 1, "{} events in memory", schedule.held());
         }
     }
     schedule.set_paused(false);
     seq += 1;
-    let item = Item { seq, event: new_call("now").event, happened: now, ..disk[&1].clone() };
-    schedule.handle_accepted(item, now);
+    schedule.handle_accepted(item(seq, new_call("now"), now), now);
     let mut posted = Vec::new();
     // One at a time: the backlog and the new call take turns.
     while posted.len() < 2 {
         match schedule.poll_output(now) {
             Some(Output::Post { seq, .. }) => {
                 posted.push(seq);
-                let done = Reply { status: 200, body: "{}".into(), retry_after: None, location: None };
-                schedule.handle_outcome(seq, &Outcome::Reply(done), now);
+                schedule.handle_outcome(seq, &taken(), now);
             }
             Some(_) => {}
             None => panic!("nothing to do after {posted:?}"),
@@ -176,25 +178,16 @@ fn memory_is_bounded_while_zammad_is_away_and_new_calls_still_go_first() {
 #[test]
 fn what_was_put_back_just_before_memory_was_full_is_not_left_in_the_store() {
     let now = clock::now();
-    let item = |seq: u64, told: Pending| Item {
-        seq,
-        event: told.event,
-        happened: now,
-        answered: false,
-        attempted: false,
-        held: false,
-        restored: false,
-    };
     let mut schedule = Schedule::new(quick(), 1);
     schedule.set_paused(true);
     schedule.handle_loaded(Vec::new(), 0, true, now);
     let put_back = missed("put back");
     let first = put_back.len() as u64;
     let live = (0..WINDOW).flat_map(|call| missed(&format!("c{call}")));
-    let live: Vec<Item> = (first..).zip(live).map(|(seq, told)| item(seq, told)).collect();
+    let live: Vec<Item> = (first..).zip(live).map(|(seq, told)| item(seq, told, now)).collect();
     let put_back: Vec<Item> =
-        (0..).zip(put_back).map(|(seq, told)| Item { restored: true, ..item(seq, told) }).collect();
-    let mut disk: std::collections::BTreeMap<u64, Item> =
+        (0..).zip(put_back).map(|(seq, told)| Item { restored: true, ..item(seq, told, now) }).collect();
+    let mut disk: BTreeMap<u64, Item> =
         put_back.iter().chain(&live).map(|item| (item.seq, item.clone())).collect();
     let all: Vec<u64> = disk.keys().copied().collect();
     let (then, later) = live.split_at(WINDOW + 1);
@@ -205,16 +198,10 @@ fn what_was_put_back_just_before_memory_was_full_is_not_left_in_the_store() {
     let mut posted = Vec::new();
     while let Some(output) = schedule.poll_output(now) {
         match output {
-            Output::Load { from, limit } => {
-                let items: Vec<Item> = disk.range(from..).take(limit).map(|(_, item)| item.clone()).collect();
-                let next = items.last().map_or(from, |item| item.seq + 1);
-                let end = items.len() < limit;
-                schedule.handle_loaded(items, next, end, now);
-            }
+            Output::Load { from, limit } => load(&mut schedule, &disk, from, limit, now),
             Output::Post { seq, .. } => {
                 posted.push(seq);
-                let taken = Reply { status: 200, body: "{}".into(), retry_after: None, location: None };
-                schedule.handle_outcome(seq, &Outcome::Reply(taken), now);
+                schedule.handle_outcome(seq, &taken(), now);
             }
             Output::Settle { seq, .. } => drop(disk.remove(&seq)),
             _ => {}
