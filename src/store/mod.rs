@@ -52,6 +52,7 @@ mod memory;
 mod migrate;
 mod model;
 mod record;
+mod request;
 mod rest;
 #[doc(hidden)]
 pub mod row;
@@ -76,9 +77,10 @@ pub use sheaf::TOGETHER_ABOVE;
 
 use group::{NewEvent, NewState, Row};
 use record::{PIECE_MAX, Stored};
+use request::{Answer, Request};
 use shared::Shared;
 use sled::{Disk, Tree};
-use writer::{Answer, GROUP_MAX, Request};
+use writer::GROUP_MAX;
 
 /// Longest event id and longest state key, in bytes.
 pub const KEY_MAX: usize = 1024;

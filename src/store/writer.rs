@@ -13,17 +13,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::copy::Copy;
 use super::error::StoreError;
-use super::group::{Group, NewEvent, NewState};
+use super::group::Group;
 use super::record::{self, LEDGER, Ledger, Mark, REST};
+use super::request::{Answer, Outcome, Request, answer, refuse, take_in};
 use super::rest::{self, Rest};
 use super::sheaf::Lay;
 use super::sled::{Disk, Recorded, Tree};
-use super::{Pending, Seq, Settle, Shared, Trimmed, folder, memory, migrate};
-use crate::time::UnixMillis;
+use super::{Shared, Trimmed, folder, memory, migrate};
 
 /// Most requests in one group, and most that wait for the next: bounds the memory of a transaction and the
 /// time that its first request waits.
@@ -40,26 +40,6 @@ const SAY_EVERY: u64 = 100_000;
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// How soon a close is noticed meanwhile.
 const NOTICE: Duration = Duration::from_millis(50);
-
-/// Where a request's outcome goes.
-pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
-
-/// What the handle asks for. Sizes were checked there.
-pub(super) enum Request {
-    Accept { events: Vec<NewEvent>, state: Vec<NewState>, answer: Answer<Vec<Option<Seq>>> },
-    Settle { settles: Vec<Settle>, answer: Answer<()> },
-    Revive { seqs: Vec<Seq>, answer: Answer<Vec<(Seq, Pending)>> },
-    Trim { now: UnixMillis, answer: Answer<()> },
-    Close { answer: Answer<()> },
-}
-
-/// What came of a request.
-enum Outcome {
-    Accepted(Result<Vec<Option<Seq>>, StoreError>),
-    Settled(Result<(), StoreError>),
-    Revived(Result<Vec<(Seq, Pending)>, StoreError>),
-    Done,
-}
 
 /// Works until it is told to close, or until every handle is gone.
 pub(super) fn run(
@@ -395,60 +375,4 @@ pub(super) fn open(state_dir: &std::path::Path) -> Result<(Disk, Ledger, Option<
     };
     let mark = rest::mark_of(disk.get(Tree::Meta, REST)?)?;
     Ok((disk, ledger, mark))
-}
-
-impl Outcome {
-    fn disk_refuses(&self) -> Option<StoreError> {
-        let why = match self {
-            Self::Accepted(Err(why)) | Self::Settled(Err(why)) | Self::Revived(Err(why)) => why,
-            Self::Accepted(Ok(_)) | Self::Settled(Ok(())) | Self::Revived(Ok(_)) | Self::Done => return None,
-        };
-        matches!(why, StoreError::Io { .. }).then(|| why.clone())
-    }
-}
-
-fn take_in(group: &mut Group<'_>, request: &Request, before: Option<&Outcome>) -> Outcome {
-    match request {
-        Request::Accept { events, state, answer: _ } => {
-            let before = match before {
-                Some(Outcome::Accepted(Ok(seqs))) => Some(seqs.as_slice()),
-                _ => None,
-            };
-            Outcome::Accepted(group.accept(events, state, before))
-        }
-        Request::Settle { settles, answer: _ } => Outcome::Settled(group.settle(settles)),
-        Request::Revive { seqs, answer: _ } => {
-            let before = match before {
-                Some(Outcome::Revived(Ok(rows))) => rows.as_slice(),
-                _ => &[],
-            };
-            Outcome::Revived(group.revive(seqs, before))
-        }
-        Request::Trim { now, answer: _ } => {
-            group.saw(*now);
-            Outcome::Done
-        }
-        Request::Close { answer: _ } => unreachable!("a close ends the group and is not in it"),
-    }
-}
-
-/// Tells one caller. One that stopped waiting is no fault: what it asked for is written all the same.
-fn answer(request: Request, outcome: Outcome) {
-    match (request, outcome) {
-        (Request::Accept { answer, .. }, Outcome::Accepted(outcome)) => drop(answer.send(outcome)),
-        (Request::Settle { answer, .. }, Outcome::Settled(outcome)) => drop(answer.send(outcome)),
-        (Request::Revive { answer, .. }, Outcome::Revived(outcome)) => drop(answer.send(outcome)),
-        (Request::Trim { answer, .. }, Outcome::Done) => drop(answer.send(Ok(()))),
-        (request, _) => refuse(request, StoreError::Closed),
-    }
-}
-
-fn refuse(request: Request, why: StoreError) {
-    match request {
-        Request::Accept { answer, .. } => drop(answer.send(Err(why))),
-        Request::Revive { answer, .. } => drop(answer.send(Err(why))),
-        Request::Settle { answer, .. } | Request::Trim { answer, .. } | Request::Close { answer } => {
-            drop(answer.send(Err(why)));
-        }
-    }
 }
