@@ -85,7 +85,12 @@ fn child_that_accepts() {
                 let n = next.fetch_add(1, Ordering::Relaxed);
                 let event = event(n);
                 let state = vec![StateChange { key: event.id.clone(), value: Some(event.id.clone().into()) }];
-                let seqs = store.accept(Accepting { events: vec![event], state }).await.unwrap();
+                let accepting = Accepting { events: vec![event], state };
+                let seqs = if n.is_multiple_of(2) {
+                    store.accept(accepting).await.unwrap()
+                } else {
+                    store.accept_in_place(accepting).await.unwrap()
+                };
                 let seq = seqs[0].unwrap();
                 tell(&format!("accepted {n} {seq}"));
                 if n.is_multiple_of(3) {

@@ -111,11 +111,11 @@ fn accepting(times: usize, grouped: bool) -> Work {
         if grouped { accept::groups(10 * TIMES_MAX, "c") } else { corpus::accepted(50 * TIMES_MAX, "c") };
     requests.truncate(requests.len() / TIMES_MAX * times);
     let events = requests.iter().map(|r| r.events.len()).sum();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
     let work = move || {
         runtime.block_on(async {
             for request in requests {
-                let _ = store.accept(request).await.expect("a sound disk");
+                let _ = store.accept_in_place(request).await.expect("a sound disk");
             }
             store.close().await.expect("a sound disk");
         });

@@ -191,11 +191,11 @@ async fn accept(store: Store, drains: Vec<ToDrain>, bound: Bound, batch: Batch) 
         if accepting.state.is_empty() {
             return Ok(done);
         }
-        store.accept(accepting).await?;
+        store.accept_in_place(accepting).await?;
         return Ok(done);
     }
     let events = accepting.events.clone();
-    let seqs = store.accept(accepting).await?;
+    let seqs = store.accept_in_place(accepting).await?;
     for Waiting { first, count, taken } in waiting {
         let _ = taken.send(Ok(seqs[first..first + count].to_vec()));
     }

@@ -5,14 +5,15 @@
 //! once, however often the same event is accepted. Knows nothing of Zammad's answers, of HTTP or of the switch.
 //!
 //! **Time and threads.** Opening and reading block, for as long as a disk takes: call them where blocking is
-//! allowed. Writing is asynchronous: one thread writes, and takes all that waits as one group, with one sync. A
-//! write whose future is dropped may still happen.
+//! allowed. Writing is asynchronous: one thread writes, and takes all that waits as one group, with one sync; or the
+//! task that asks writes, where it may block ([`accept_in_place`](Store::accept_in_place)). A write whose future is
+//! dropped may still happen.
 //!
 //! **What a call promises when it returns.**
 //!
 //! | call | on return |
 //! |---|---|
-//! | [`accept`](Store::accept), [`revive`](Store::revive), [`settle`](Store::settle), [`trim`](Store::trim) | synced: outlives a power cut |
+//! | [`accept`](Store::accept), [`accept_in_place`](Store::accept_in_place), [`revive`](Store::revive), [`settle`](Store::settle), [`trim`](Store::trim) | synced: outlives a power cut |
 //! | [`close`](Store::close) | all is synced, the directory is free for another process |
 //!
 //! **Identity.** An event's `id` is remembered as long as the event is: while it is pending, then as long as it
@@ -38,6 +39,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::time::UnixMillis;
@@ -80,7 +82,7 @@ use record::{PIECE_MAX, Stored};
 use request::{Answer, Request};
 use shared::Shared;
 use sled::{Disk, Tree};
-use writer::GROUP_MAX;
+use writer::{Desk, GROUP_MAX};
 
 /// Longest event id and longest state key, in bytes.
 pub const KEY_MAX: usize = 1024;
@@ -88,6 +90,9 @@ pub const KEY_MAX: usize = 1024;
 pub const EVENT_MAX: usize = 4 * 1024;
 /// Largest state value, in bytes: a call with some thousand legs.
 pub const STATE_MAX: usize = 1024 * 1024;
+/// Most events and pieces of state that a task writes itself. Who asked waits until sled has them, too: for as many that
+/// takes about as long as to wake the writer's thread and to be woken.
+const IN_PLACE_MAX: usize = 8;
 
 const _: () = assert!(KEY_MAX + PIECE_MAX <= sled::ROW_MAX, "a piece of state fits a row");
 const _: () = assert!(EVENT_MAX + 6 * record::STORY_MAX <= sled::ROW_MAX, "a dead letter fits a row");
@@ -128,13 +133,14 @@ impl Store {
         shared.set_rest(state_dir, rest.as_ref());
         shared.publish(&ledger, rest.as_ref(), Trimmed::default());
         let (requests, waiting) = mpsc::channel(GROUP_MAX);
+        let desk = Arc::new(Desk::new(state_dir.to_owned(), (ledger, rest), Arc::clone(&shared)));
         let thread = std::thread::Builder::new().name("store-writer".to_owned());
         let thread = thread.spawn({
-            let (shared, dir) = (Arc::clone(&shared), state_dir.to_owned());
-            move || writer::run(waiting, dir, (ledger, rest), shared)
+            let desk = Arc::clone(&desk);
+            move || desk.run(waiting)
         });
         let thread = thread.map_err(|e| StoreError::io(state_dir, e))?;
-        let inner = Inner { requests: Some(requests), shared, thread: Some(thread) };
+        let inner = Inner { requests: Some(requests), desk, shared, thread: Some(thread) };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -149,9 +155,21 @@ impl Store {
     /// [`Damaged`](StoreError::Damaged) if sled finds its file damaged. Nothing of the request was accepted
     /// then, except that after `Io` it may be found on disk all the same.
     pub async fn accept(&self, accepting: Accepting) -> Result<Vec<Option<Seq>>, StoreError> {
-        let events = accepting.events.into_iter().map(new_event).collect::<Result<_, _>>()?;
-        let state = accepting.state.into_iter().map(new_state).collect::<Result<_, _>>()?;
+        let (events, state) = encoded(accepting)?;
         self.ask(|answer| Request::Accept { events, state, answer }).await
+    }
+
+    /// As [`Store::accept`], for a task of its own: what else it does (`join!`, `select!`) may wait for the disk. What is
+    /// little the task writes itself, where nobody else writes and the runtime has other threads: the writer's need not
+    /// be woken, nor wake the task.
+    ///
+    /// # Errors
+    /// As [`Store::accept`]'s.
+    pub async fn accept_in_place(&self, accepting: Accepting) -> Result<Vec<Option<Seq>>, StoreError> {
+        let (events, state) = encoded(accepting)?;
+        let pieces: usize = state.iter().map(|state| state.pieces.len()).sum();
+        let is_little = events.len() + pieces <= IN_PLACE_MAX;
+        self.ask_of(is_little && may_block(), |answer| Request::Accept { events, state, answer }).await
     }
 
     /// Records what became of pending events, in one transaction. When it returns that outlives a power cut.
@@ -423,9 +441,22 @@ impl Store {
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, StoreError> {
+        self.ask_of(false, request).await
+    }
+
+    /// Asks the writer's thread; or nobody, if it is to be written `here` and can be.
+    async fn ask_of<T>(
+        &self,
+        here: bool,
+        request: impl FnOnce(Answer<T>) -> Request,
+    ) -> Result<T, StoreError> {
         let (answer, outcome) = oneshot::channel();
         let requests = self.inner.requests.as_ref().expect("present until the last handle is dropped");
-        requests.send(request(answer)).await.map_err(|_| StoreError::Closed)?;
+        let request = request(answer);
+        let left = if here { self.inner.desk.write_here(request, requests) } else { Err(request) };
+        if let Err(request) = left {
+            requests.send(request).await.map_err(|_| StoreError::Closed)?;
+        }
         outcome.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -471,6 +502,7 @@ type Read = fn(&Disk, Tree, &[u8], usize) -> Result<Vec<sled::Row>, StoreError>;
 struct Inner {
     /// `None` only while it is dropped.
     requests: Option<mpsc::Sender<Request>>,
+    desk: Arc<Desk>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -492,6 +524,17 @@ impl Drop for Inner {
 /// [`StoreError::TooLarge`].
 pub fn fits(pending: &Pending) -> Result<(), StoreError> {
     new_event(pending.clone()).map(drop)
+}
+
+/// Whether a thread of this runtime can do without the others.
+fn may_block() -> bool {
+    Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
+}
+
+fn encoded(accepting: Accepting) -> Result<(Vec<NewEvent>, Vec<NewState>), StoreError> {
+    let events = accepting.events.into_iter().map(new_event).collect::<Result<_, _>>()?;
+    let state = accepting.state.into_iter().map(new_state).collect::<Result<_, _>>()?;
+    Ok((events, state))
 }
 
 fn new_event(pending: Pending) -> Result<NewEvent, StoreError> {

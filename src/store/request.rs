@@ -12,11 +12,28 @@ pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// What the handle asks for. Sizes were checked there.
 pub(super) enum Request {
-    Accept { events: Vec<NewEvent>, state: Vec<NewState>, answer: Answer<Vec<Option<Seq>>> },
-    Settle { settles: Vec<Settle>, answer: Answer<()> },
-    Revive { seqs: Vec<Seq>, answer: Answer<Vec<(Seq, Pending)>> },
-    Trim { now: UnixMillis, answer: Answer<()> },
-    Close { answer: Answer<()> },
+    Accept {
+        events: Vec<NewEvent>,
+        state: Vec<NewState>,
+        answer: Answer<Vec<Option<Seq>>>,
+    },
+    Settle {
+        settles: Vec<Settle>,
+        answer: Answer<()>,
+    },
+    Revive {
+        seqs: Vec<Seq>,
+        answer: Answer<Vec<(Seq, Pending)>>,
+    },
+    Trim {
+        now: UnixMillis,
+        answer: Answer<()>,
+    },
+    Close {
+        answer: Answer<()>,
+    },
+    /// A task has tried to write, and could not.
+    Look,
 }
 
 /// What came of a request.
@@ -60,7 +77,7 @@ pub(super) fn take_in(group: &mut Group<'_>, request: &Request, before: Option<&
             group.saw(*now);
             Outcome::Done
         }
-        Request::Close { answer: _ } => unreachable!("a close ends the group and is not in it"),
+        Request::Close { answer: _ } | Request::Look => unreachable!("none of a group"),
     }
 }
 
@@ -83,5 +100,6 @@ pub(super) fn refuse(request: Request, why: StoreError) {
         Request::Settle { answer, .. } | Request::Trim { answer, .. } | Request::Close { answer } => {
             drop(answer.send(Err(why)));
         }
+        Request::Look => {}
     }
 }

@@ -65,7 +65,8 @@ pub(crate) fn run() {
     let say = File::options().append(true).create(true).open(env::var(MOMENTS).unwrap()).unwrap();
     let random = fastrand::Rng::with_seed(env::var(SEED).unwrap().parse().unwrap());
     let story = env::var(STORY).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
     runtime.block_on(async {
         let say = Arc::new(say);
         tell(&say, "phase creation");
@@ -295,7 +296,12 @@ async fn accept(store: &Store, say: &File, told: &[Told]) -> Seq {
     tell(say, &format!("asking {}", words.join(" ")));
     let events = told.iter().map(|told| told.event()).collect();
     let state = told.iter().map(|told| told.state()).collect();
-    let seqs = store.accept(Accepting { events, state }).await.unwrap();
+    let accepting = Accepting { events, state };
+    let seqs = if told[0].call.is_multiple_of(2) {
+        store.accept(accepting).await.unwrap()
+    } else {
+        store.accept_in_place(accepting).await.unwrap()
+    };
     let words: Vec<_> =
         words.iter().zip(&seqs).map(|(word, seq)| format!("{word}@{}", seq.unwrap())).collect();
     tell(say, &format!("accepted {}", words.join(" ")));
