@@ -77,9 +77,9 @@ pub use rest::Rest;
 pub use salvage::{Relic, Salvaged, Verified, begin_anew, exists, relics, salvage, verify};
 pub use sheaf::TOGETHER_ABOVE;
 
-use group::{NewEvent, NewState, Row};
-use record::{PIECE_MAX, Stored};
-use request::{Answer, Request};
+use group::Row;
+use record::PIECE_MAX;
+use request::{Answer, Request, encoded, new_event};
 use shared::Shared;
 use sled::{Disk, Tree};
 use writer::{Desk, GROUP_MAX};
@@ -531,41 +531,11 @@ fn may_block() -> bool {
     Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
 }
 
-fn encoded(accepting: Accepting) -> Result<(Vec<NewEvent>, Vec<NewState>), StoreError> {
-    let events = accepting.events.into_iter().map(new_event).collect::<Result<_, _>>()?;
-    let state = accepting.state.into_iter().map(new_state).collect::<Result<_, _>>()?;
-    Ok((events, state))
-}
-
-fn new_event(pending: Pending) -> Result<NewEvent, StoreError> {
-    bounded(|| format!("the id {:.40}…", pending.id), pending.id.len(), KEY_MAX)?;
-    let payload = pending.encode();
-    bounded(|| format!("event {}", pending.id), payload.len(), EVENT_MAX)?;
-    Ok(NewEvent { id: pending.id, payload })
-}
-
-fn new_state(change: StateChange) -> Result<NewState, StoreError> {
-    let StateChange { key: name, value } = change;
-    bounded(|| format!("the state key {name:.40}…"), name.len(), KEY_MAX)?;
-    let pieces = match value {
-        None => Vec::new(),
-        Some(value) if value.len() <= PIECE_MAX => vec![value],
-        Some(value) => {
-            bounded(|| format!("the state of {name}"), value.len(), STATE_MAX)?;
-            value.chunks(PIECE_MAX).map(<[u8]>::to_vec).collect()
-        }
-    };
-    Ok(NewState { name, pieces })
-}
-
-fn bounded(what: impl FnOnce() -> String, bytes: usize, max: usize) -> Result<(), StoreError> {
-    if bytes > max { Err(StoreError::TooLarge { what: what(), bytes, max }) } else { Ok(()) }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use super::record::Stored;
     use super::sled::Changes;
     use super::*;
     use crate::cti::event::{CallId, Direction, Event, What};

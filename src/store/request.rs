@@ -1,10 +1,11 @@
-//! What is asked of the [writer](super::writer), and what came of it.
+//! What is asked of the [writer](super::writer), encoded by who asks, and what came of it.
 
 use tokio::sync::oneshot;
 
 use super::error::StoreError;
 use super::group::{Group, NewEvent, NewState};
-use super::{Pending, Seq, Settle};
+use super::record::{PIECE_MAX, Stored};
+use super::{Accepting, EVENT_MAX, KEY_MAX, Pending, STATE_MAX, Seq, Settle, StateChange};
 use crate::time::UnixMillis;
 
 /// Where a request's outcome goes.
@@ -102,4 +103,39 @@ pub(super) fn refuse(request: Request, why: StoreError) {
         }
         Request::Look => {}
     }
+}
+
+/// What is to be accepted, as it is stored.
+///
+/// # Errors
+/// [`StoreError::TooLarge`].
+pub(super) fn encoded(accepting: Accepting) -> Result<(Vec<NewEvent>, Vec<NewState>), StoreError> {
+    let events = accepting.events.into_iter().map(new_event).collect::<Result<_, _>>()?;
+    let state = accepting.state.into_iter().map(new_state).collect::<Result<_, _>>()?;
+    Ok((events, state))
+}
+
+pub(super) fn new_event(pending: Pending) -> Result<NewEvent, StoreError> {
+    bounded(|| format!("the id {:.40}…", pending.id), pending.id.len(), KEY_MAX)?;
+    let payload = pending.encode();
+    bounded(|| format!("event {}", pending.id), payload.len(), EVENT_MAX)?;
+    Ok(NewEvent { id: pending.id, payload })
+}
+
+fn new_state(change: StateChange) -> Result<NewState, StoreError> {
+    let StateChange { key: name, value } = change;
+    bounded(|| format!("the state key {name:.40}…"), name.len(), KEY_MAX)?;
+    let pieces = match value {
+        None => Vec::new(),
+        Some(value) if value.len() <= PIECE_MAX => vec![value],
+        Some(value) => {
+            bounded(|| format!("the state of {name}"), value.len(), STATE_MAX)?;
+            value.chunks(PIECE_MAX).map(<[u8]>::to_vec).collect()
+        }
+    };
+    Ok(NewState { name, pieces })
+}
+
+fn bounded(what: impl FnOnce() -> String, bytes: usize, max: usize) -> Result<(), StoreError> {
+    if bytes > max { Err(StoreError::TooLarge { what: what(), bytes, max }) } else { Ok(()) }
 }
