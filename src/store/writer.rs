@@ -83,10 +83,6 @@ impl Desk {
             };
             let Some(first) = first else { break };
             let mut writer = self.wait();
-            if let Some(Tried { batch, outcomes, why }) = writer.tried.take() {
-                writer.trouble(why);
-                writer.write(batch, Some(outcomes));
-            }
             let (batch, asked_to_close) = gather(first, &mut requests);
             close = asked_to_close;
             writer.write(batch, None);
@@ -134,10 +130,16 @@ impl Desk {
         Ok(())
     }
 
+    /// The thread's turn, which begins with what a task could not write.
     fn wait(&self) -> MutexGuard<'_, Writer> {
         self.awaited.store(true, Ordering::Relaxed);
-        let writer = self.writer.lock().expect("a task that panicked while it wrote has left half a group");
+        let mut writer =
+            self.writer.lock().expect("a task that panicked while it wrote has left half a group");
         self.awaited.store(false, Ordering::Relaxed);
+        if let Some(Tried { batch, outcomes, why }) = writer.tried.take() {
+            writer.trouble(why);
+            writer.write(batch, Some(outcomes));
+        }
         writer
     }
 }
@@ -164,7 +166,7 @@ struct Writer {
     swaps: bool,
     /// Why nothing more is written.
     failed: Option<StoreError>,
-    /// What a task could not write, which is first.
+    /// What a task could not write: nothing else is written before.
     tried: Option<Tried>,
     /// The directory that is to take the place of the present one.
     copy: Option<Copy>,
