@@ -34,7 +34,7 @@ const HEAD: usize = 20;
 const NOTHING: [u8; 4096] = [0; 4096];
 const REMOVED: u32 = u32::MAX;
 
-/// An open journal, of which one thread writes.
+/// An open journal, in which one thread at a time writes.
 pub(super) struct Journal {
     file: File,
     /// Where the next record goes, and its serial.

@@ -109,7 +109,7 @@ pub(super) type Changes = BTreeMap<(Tree, Vec<u8>), Option<Vec<u8>>>;
 /// A key and its value.
 pub(super) type Row = (Vec<u8>, Vec<u8>);
 
-/// An open sled directory. Any thread may read; one thread writes.
+/// An open sled directory. Any thread may read; one at a time writes.
 pub(super) struct Disk {
     path: PathBuf,
     journal: Mutex<Journal>,
